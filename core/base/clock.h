@@ -1,0 +1,9 @@
+/* The clock everything is measured with: CLOCK_MONOTONIC, the same in every process of the machine. */
+#ifndef CM_BASE_CLOCK_H
+#define CM_BASE_CLOCK_H
+
+#include <stdint.h>
+
+uint64_t cm_clock_ms(void);
+
+#endif
