@@ -4,8 +4,8 @@
 
 const char *cm_error_name(int code) {
     switch (code) {
-#define XX(name, word, text)                                                                                 \
-    case CM_E_##name:                                                                                        \
+#define XX(name, word, text) \
+    case CM_E_##name:        \
         return word;
         CM_ERRORS(XX)
 #undef XX
@@ -18,8 +18,8 @@ const char *cm_error_name(int code) {
 
 const char *cm_error_text(int code) {
     switch (code) {
-#define XX(name, word, text)                                                                                 \
-    case CM_E_##name:                                                                                        \
+#define XX(name, word, text) \
+    case CM_E_##name:        \
         return text;
         CM_ERRORS(XX)
 #undef XX

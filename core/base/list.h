@@ -15,8 +15,8 @@ struct cm_list {
 #define CM_LIST_ITEM(link, type, member) ((type *)((char *)(link)-offsetof(type, member)))
 
 /* Visits each item; the body may unlink the item it is at, and no other. */
-#define CM_LIST_EACH(link, head)                                                                             \
-    for (struct cm_list *link = (head)->next, *link##_next = link->next; link != (head);                     \
+#define CM_LIST_EACH(link, head)                                                         \
+    for (struct cm_list *link = (head)->next, *link##_next = link->next; link != (head); \
          link = link##_next, link##_next = link->next)
 
 static inline void cm_list_init(struct cm_list *head) {

@@ -1,9 +1,9 @@
-/* The key-value store: bytes in, bytes out, a version for each change, and the time as an argument. This is the
- * narrow interface through which the master's handlers act for a process.
+/* The key-value store: bytes in, bytes out, a version for each change, and the time as an argument. This is
+ * the narrow interface through which the master's handlers act for a process.
  *
  * The store belongs to the master's thread. Its memory is bounded by the limit it is made with: what would go
- * beyond fails with CM_E_NOMEMORY and changes nothing. Versions come from one counter, so a key's versions grow
- * for ever, across removal and re-creation. */
+ * beyond fails with CM_E_NOMEMORY and changes nothing. Versions come from one counter, so a key's versions
+ * grow for ever, across removal and re-creation. */
 #ifndef CM_DATA_STORE_H
 #define CM_DATA_STORE_H
 
@@ -17,8 +17,9 @@ struct cm_store;
 int cm_store_new(uint64_t memory_bytes, struct cm_store **store);
 void cm_store_free(struct cm_store *store);
 
-/* Stores a copy of the value under a copy of the key, until expires_ms of cm_clock_ms (0: for ever), and gives
- * the new version. 0; CM_E_BADVALUE for a key of no or too many bytes; CM_E_NOMEMORY with the old value kept. */
+/* Stores a copy of the value under a copy of the key, until expires_ms of cm_clock_ms (0: for ever), and
+ * gives the new version. 0; CM_E_BADVALUE for a key of no or too many bytes; CM_E_NOMEMORY with the old value
+ * kept. */
 int cm_store_set(struct cm_store *store, struct cm_bytes key, struct cm_bytes value, uint64_t expires_ms,
                  uint64_t now_ms, uint64_t *version);
 

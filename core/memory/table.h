@@ -30,8 +30,8 @@ void cm_table_deinit(struct cm_table *table);
  * what insert wants to know. */
 struct cm_entry **cm_table_find(struct cm_table *table, struct cm_bytes key, uint64_t *hash);
 
-/* Links an entry whose key is not in the table; entry->hash is set. Grows the table when it is full; if there is
- * no memory for that the chains get longer instead. */
+/* Links an entry whose key is not in the table; entry->hash is set. Grows the table when it is full; if there
+ * is no memory for that the chains get longer instead. */
 void cm_table_insert(struct cm_table *table, struct cm_entry *entry);
 
 /* Takes the entry behind the link out and returns it to the caller. */

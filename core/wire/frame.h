@@ -1,5 +1,5 @@
-/* Frames: u32 payload length, u8 operation, u8 flags, u16 zero, u32 request id, payload; little-endian. Both ends
- * are the same binary, so there is no version. Decoding is incremental and trusts nothing. */
+/* Frames: u32 payload length, u8 operation, u8 flags, u16 zero, u32 request id, payload; little-endian. Both
+ * ends are the same binary, so there is no version. Decoding is incremental and trusts nothing. */
 #ifndef CM_WIRE_FRAME_H
 #define CM_WIRE_FRAME_H
 
@@ -19,17 +19,17 @@ struct cm_frame {
 };
 
 /* Takes the first frame off `bytes`. Returns its whole length and fills `frame` when it is complete; 0 when
- * more bytes are needed, with the bytes needed in all so far in `need` (the header first); CM_E_BADFRAME when no
- * continuation could make it a frame: unknown operation or flags, a zero that is not zero, a payload of more
- * than max_payload bytes. */
+ * more bytes are needed, with the bytes needed in all so far in `need` (the header first); CM_E_BADFRAME when
+ * no continuation could make it a frame: unknown operation or flags, a zero that is not zero, a payload of
+ * more than max_payload bytes. */
 int64_t cm_frame_decode(struct cm_bytes bytes, size_t max_payload, struct cm_frame *frame, size_t *need);
 
-/* Starts a frame at the end of the buffer and returns where in `start`; the payload is appended by the caller.
- * 0 or CM_E_NOMEMORY. */
+/* Starts a frame at the end of the buffer and returns where in `start`; the payload is appended by the
+ * caller. 0 or CM_E_NOMEMORY. */
 int cm_frame_begin(struct cm_buf *buf, uint8_t op, uint8_t flags, uint32_t id, size_t *start);
 
-/* Completes the frame that starts there, now that its payload is in. 0, or CM_E_TOOLARGE, with the frame taken
- * back, when the payload's length does not fit its field. */
+/* Completes the frame that starts there, now that its payload is in. 0, or CM_E_TOOLARGE, with the frame
+ * taken back, when the payload's length does not fit its field. */
 int cm_frame_end(struct cm_buf *buf, size_t start);
 
 #endif

@@ -1,6 +1,6 @@
-/* What is inside a frame: little-endian integers and length-prefixed bytes. Writing and reading remember their
- * first failure, so that a caller checks once, at the end; after a failure a reader yields zeros and empty
- * bytes. Nothing read is trusted further than the payload reaches. */
+/* What is inside a frame: little-endian integers and length-prefixed bytes. Writing and reading remember
+ * their first failure, so that a caller checks once, at the end; after a failure a reader yields zeros and
+ * empty bytes. Nothing read is trusted further than the payload reaches. */
 #ifndef CM_WIRE_MESSAGE_H
 #define CM_WIRE_MESSAGE_H
 

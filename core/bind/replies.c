@@ -1,0 +1,151 @@
+#include "bind/replies.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "bind/value.h"
+#include "wire/ops.h"
+
+/* Decoding may raise for want of memory, so it runs protected; this is what it works on. */
+struct delivery {
+    const struct cm_frame *frame;
+    int results; /* pushed */
+    int err;
+};
+
+static int push_error(lua_State *L, struct delivery *delivery) {
+    int code;
+    struct cm_bytes text;
+    int err = cm_read_error(delivery->frame->payload, &code, &text);
+    if (err)
+        return err;
+    if (delivery->frame->op == CM_OP_GET && code == CM_E_NOTFOUND) {
+        lua_pushnil(L); /* absence is no error */
+        delivery->results = 1;
+        return 0;
+    }
+    lua_pushnil(L);
+    lua_pushlstring(L, (const char *)text.data, text.len);
+    lua_pushstring(L, cm_error_name(code));
+    delivery->results = 3;
+    return 0;
+}
+
+static int push_results(lua_State *L, struct delivery *delivery) {
+    struct cm_reader reader;
+    cm_reader_init(&reader, delivery->frame->payload);
+    int err = 0;
+    switch (delivery->frame->op) {
+    case CM_OP_SET:
+        lua_pushliteral(L, "OK");
+        lua_pushinteger(L, (lua_Integer)cm_read_u64(&reader));
+        delivery->results = 2;
+        break;
+    case CM_OP_GET: {
+        struct cm_bytes value = cm_read_bytes(&reader);
+        cm_read_u64(&reader);
+        err = reader.error ? reader.error : cm_value_decode(L, value);
+        delivery->results = 1;
+        break;
+    }
+    case CM_OP_REMOVE:
+        cm_read_u64(&reader);
+        lua_pushliteral(L, "OK");
+        delivery->results = 1;
+        break;
+    case CM_OP_FORK: {
+        struct cm_worker_row row = {.id = cm_read_u32(&reader)};
+        row.slot = cm_read_u32(&reader);
+        row.pid = cm_read_u32(&reader);
+        cm_replies_push_worker(L, &row);
+        delivery->results = 1;
+        break;
+    }
+    case CM_OP_SHUTDOWN:
+        lua_pushliteral(L, "OK");
+        delivery->results = 1;
+        break;
+    default:
+        return CM_E_BADFRAME;
+    }
+    return err ? err : cm_reader_end(&reader);
+}
+
+static int push_reply(lua_State *L) {
+    struct delivery *delivery = lua_touserdata(L, 1);
+    delivery->err =
+        delivery->frame->flags & CM_FRAME_ERROR ? push_error(L, delivery) : push_results(L, delivery);
+    return delivery->err ? 0 : delivery->results;
+}
+
+int cm_replies_deliver(struct cm_vm *vm, const struct cm_frame *frame) {
+    lua_State *L = vm->L;
+    struct delivery delivery = {.frame = frame};
+    lua_pushinteger(L, frame->id);
+    lua_pushcfunction(L, push_reply);
+    lua_pushlightuserdata(L, &delivery);
+    if (lua_pcall(L, 1, LUA_MULTRET, 0) != LUA_OK) {
+        /* No memory for the value: its reader is told so. */
+        lua_pop(L, 1);
+        lua_pushnil(L);
+        lua_pushstring(L, cm_error_text(CM_E_NOMEMORY));
+        lua_pushstring(L, cm_error_name(CM_E_NOMEMORY));
+        delivery.results = 3;
+    } else if (delivery.err) {
+        lua_pop(L, 1);
+        return CM_E_BADFRAME;
+    }
+    cm_vm_call(vm, CM_VM_HOOK_REPLY, 1 + delivery.results, NULL);
+    return 0;
+}
+
+void cm_replies_push_worker(lua_State *L, const struct cm_worker_row *row) {
+    lua_createtable(L, 0, 4);
+    lua_pushinteger(L, row->id);
+    lua_setfield(L, -2, "id");
+    lua_pushinteger(L, row->slot);
+    lua_setfield(L, -2, "slot");
+    lua_pushinteger(L, row->pid);
+    lua_setfield(L, -2, "pid");
+    lua_pushboolean(L, row->online);
+    lua_setfield(L, -2, "online");
+}
+
+static int deliver_process(struct cm_vm *vm, struct cm_bytes payload) {
+    static const char *const changes[] = {"fork", "online", "exit"};
+    struct cm_process_event event;
+    int err = cm_process_event_read(payload, &event);
+    if (err)
+        return err;
+    lua_State *L = vm->L;
+    lua_pushstring(L, changes[event.change]);
+    cm_replies_push_worker(
+        L, &(struct cm_worker_row){event.id, event.slot, event.pid, event.change == CM_PROCESS_ONLINE});
+    lua_pushboolean(L, event.more);
+    if (event.signal)
+        lua_pushnil(L);
+    else
+        lua_pushinteger(L, event.code);
+    const char *name = event.signal ? sigabbrev_np(event.signal) : NULL;
+    if (name)
+        lua_pushfstring(L, "SIG%s", name);
+    else if (event.signal)
+        lua_pushfstring(L, "signal %d", event.signal);
+    else
+        lua_pushnil(L);
+    cm_vm_call(vm, CM_VM_HOOK_PROCESS, 5, NULL);
+    return 0;
+}
+
+int cm_replies_notice(struct cm_vm *vm, const struct cm_frame *frame) {
+    switch (frame->op) {
+    case CM_OP_STOP:
+        cm_vm_call(vm, CM_VM_HOOK_STOP, 0, NULL);
+        return 0;
+    case CM_OP_PROCESS:
+        return deliver_process(vm, frame->payload);
+    default:
+        return CM_E_BADFRAME;
+    }
+}

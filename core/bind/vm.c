@@ -1,0 +1,252 @@
+#include "bind/vm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <lauxlib.h>
+#include <lualib.h>
+#include <luv/luv.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/list.h"
+#include "base/log.h"
+#include "bind/bindings.h"
+#include "bind/modules.h"
+#include "bind/replies.h"
+#include "wire/ops.h"
+
+/* lua-cjson's header names the function for C++ too, and only so. */
+int luaopen_cjson(lua_State *L);
+
+struct cm_vm *cm_vm_of(lua_State *L) {
+    /* Lua copies the main state's extra space to each coroutine. */
+    return *(struct cm_vm **)lua_getextraspace(L);
+}
+
+/* --- leaving
+ * ------------------------------------------------------------------------------------------------- */
+
+_Noreturn void cm_vm_exit(struct cm_vm *vm, int code) {
+    cm_session_flush(&vm->session);
+    fflush(NULL);
+    /* Not exit(): libuv's destructor would wait for whatever its threads are at. */
+    _exit(code);
+}
+
+_Noreturn void cm_vm_fail(struct cm_vm *vm, const char *text) {
+    fflush(stdout);
+    fprintf(stderr, "%s\n", text);
+    struct cm_bytes line = {(const uint8_t *)text, strcspn(text, "\n")};
+    cm_session_notify(&vm->session, CM_OP_FAILED, line);
+    cm_vm_exit(vm, 1);
+}
+
+/* --- calling Lua
+ * --------------------------------------------------------------------------------------------- */
+
+static int traceback(lua_State *L) {
+    const char *message = luaL_tolstring(L, 1, NULL);
+    luaL_traceback(L, L, message, 1);
+    return 1;
+}
+
+/* Calls the function below the nargs values; what it raises ends the process. */
+static void call_or_fail(struct cm_vm *vm, int nargs, int nresults) {
+    lua_State *L = vm->L;
+    int handler = lua_gettop(L) - nargs;
+    lua_pushcfunction(L, traceback);
+    lua_insert(L, handler);
+    if (lua_pcall(L, nargs, nresults, handler) != LUA_OK) {
+        const char *text = lua_tostring(L, -1);
+        cm_vm_fail(vm, text ? text : "an error that is no text");
+    }
+    lua_remove(L, handler);
+}
+
+void cm_vm_call(struct cm_vm *vm, enum cm_vm_hook hook, int nargs, bool *result) {
+    lua_State *L = vm->L;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->hooks[hook]);
+    lua_insert(L, -1 - nargs);
+    call_or_fail(vm, nargs, result ? 1 : 0);
+    if (result) {
+        *result = lua_toboolean(L, -1);
+        lua_pop(L, 1);
+    }
+}
+
+/* How luv calls its callbacks: luv_CFpcall. */
+static int call_from_luv(lua_State *L, int nargs, int nresults, int flags) {
+    (void)flags;
+    struct cm_vm *vm = cm_vm_of(L);
+    int base = lua_gettop(L) - nargs - 1;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->hooks[CM_VM_HOOK_GUARD]);
+    lua_insert(L, base + 1);
+    int status = lua_pcall(L, nargs + 1, nresults, 0);
+    if (status == LUA_OK)
+        return lua_gettop(L) - base;
+    /* The guard has seen to what the callback raised; this is the guard's own, or memory. */
+    const char *text = lua_tostring(L, -1);
+    cm_vm_fail(vm, text ? text : "an error that is no text");
+}
+
+/* --- the loop's events
+ * --------------------------------------------------------------------------------------- */
+
+static void on_term(uv_signal_t *term, int number) {
+    (void)number;
+    cm_vm_call(CM_LIST_ITEM(term, struct cm_vm, term), CM_VM_HOOK_STOP, 0, NULL);
+}
+
+static int on_reply(struct cm_session *session, const struct cm_frame *frame) {
+    return cm_replies_deliver(CM_LIST_ITEM(session, struct cm_vm, session), frame);
+}
+
+static int on_notice(struct cm_session *session, const struct cm_frame *frame) {
+    return cm_replies_notice(CM_LIST_ITEM(session, struct cm_vm, session), frame);
+}
+
+static void on_end(struct cm_session *session, int code) {
+    (void)session;
+    if (code != CM_E_CLOSED)
+        cm_log(CM_LOG_ERROR, "the master cannot be understood: %s", cm_error_text(code));
+    /* Without a master there is no cluster to belong to. */
+    _exit(1);
+}
+
+static const struct cm_session_events session_events = {on_reply, on_notice, on_end};
+
+/* --- opening
+ * ------------------------------------------------------------------------------------------------- */
+
+static int open_module(lua_State *L) {
+    const struct cm_module *module = lua_touserdata(L, lua_upvalueindex(1));
+    if (luaL_loadbufferx(L, (const char *)module->source, module->source_len, module->chunk, "t") != LUA_OK)
+        return lua_error(L);
+    lua_pushvalue(L, 1);
+    lua_call(L, 1, 1);
+    return 1;
+}
+
+/* The state's libraries, and the script's start; called protected. */
+static int open_state(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    luaL_openlibs(L);
+    luv_set_loop(L, &vm->loop);
+    luv_set_callback(L, call_from_luv);
+
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+    for (size_t i = 0; i < cm_module_count; i++) {
+        lua_pushlightuserdata(L, (void *)&cm_modules[i]);
+        lua_pushcclosure(L, open_module, 1);
+        lua_setfield(L, -2, cm_modules[i].name);
+    }
+    lua_pushcfunction(L, cm_bindings_open);
+    lua_setfield(L, -2, "clustermem.native");
+    lua_pushcfunction(L, luaopen_luv);
+    lua_setfield(L, -2, "luv");
+    lua_pushcfunction(L, luaopen_cjson);
+    lua_setfield(L, -2, "cjson");
+    lua_pop(L, 1);
+
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "clustermem.start");
+    lua_call(L, 1, 1);
+    lua_call(L, 0, 0);
+    return 0;
+}
+
+static void ignore(int number) {
+    (void)number;
+}
+
+/* The terminal sends these to the whole group, and they are the master's to act on. A handler that does
+ * nothing, not SIG_IGN, which the programs that a script starts would inherit. */
+static void ignore_signals(void) {
+    struct sigaction action = {.sa_handler = ignore, .sa_flags = SA_RESTART};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+    sigaction(SIGPIPE, &action, NULL);
+}
+
+static int open_loop(struct cm_vm *vm, int fd) {
+    int err = uv_loop_init(&vm->loop);
+    if (err)
+        return err;
+    uv_signal_init(&vm->loop, &vm->term);
+    uv_unref((uv_handle_t *)&vm->term);
+    uv_signal_start(&vm->term, on_term, SIGTERM);
+    uv_idle_init(&vm->loop, &vm->ready);
+    return cm_session_open(&vm->session, &vm->loop, fd, &session_events);
+}
+
+/* Everything is done: nothing of the script's is left on the loop. The session stays open until the process
+ * is gone: its end would tell the master to kill what has not exited yet. */
+static void close_vm(struct cm_vm *vm) {
+    lua_close(vm->L);
+    /* luv frees a collected handle once the loop has closed it. */
+    uv_run(&vm->loop, UV_RUN_DEFAULT);
+    cm_session_flush(&vm->session);
+}
+
+int cm_vm_run(int fd) {
+    struct cm_vm *vm = calloc(1, sizeof *vm);
+    int err = vm ? cm_session_greet(&vm->session, fd) : CM_E_NOMEMORY;
+    if (err) {
+        cm_log(CM_LOG_ERROR, "a process is started by the master only, and there is none: %s",
+               cm_error_text(err));
+        free(vm);
+        return 2;
+    }
+    cm_log_set_level(vm->session.init.log_level);
+    ignore_signals();
+    /* Each printed line leaves whole, so that the lines of several processes do not mix. */
+    setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
+    err = open_loop(vm, fd);
+    vm->L = luaL_newstate();
+    if (err || !vm->L) {
+        cm_log(CM_LOG_ERROR, "the process cannot start: %s", cm_error_text(err ? err : CM_E_NOMEMORY));
+        return 1;
+    }
+    *(struct cm_vm **)lua_getextraspace(vm->L) = vm;
+    lua_pushcfunction(vm->L, open_state);
+    call_or_fail(vm, 0, 0);
+    /* uv.stop() of a script ends a turn, not the process. */
+    while (uv_run(&vm->loop, UV_RUN_DEFAULT)) {
+    }
+    close_vm(vm);
+    return 0;
+}
+
+/* --- checking
+ * ------------------------------------------------------------------------------------------------ */
+
+int cm_vm_check_script(const char *path, char *line, size_t line_bytes) {
+    struct stat file;
+    int err = stat(path, &file) < 0 ? -errno : 0;
+    if (!err && S_ISDIR(file.st_mode))
+        err = -EISDIR;
+    if (!err && access(path, R_OK) < 0)
+        err = -errno;
+    if (err) {
+        snprintf(line, line_bytes, "cannot run %s: %s", path, cm_error_text(err));
+        return err;
+    }
+    if (!S_ISREG(file.st_mode))
+        return 0; /* a pipe can be read only once, by who runs it */
+    lua_State *L = luaL_newstate();
+    if (!L) {
+        snprintf(line, line_bytes, "cannot check %s: %s", path, cm_error_text(CM_E_NOMEMORY));
+        return CM_E_NOMEMORY;
+    }
+    if (luaL_loadfilex(L, path, NULL) != LUA_OK) {
+        snprintf(line, line_bytes, "%s", lua_tostring(L, -1));
+        err = CM_E_BADVALUE;
+    }
+    lua_close(L);
+    return err;
+}

@@ -1,0 +1,60 @@
+/* A process: one Lua state and one uv loop around one session with the master. */
+#ifndef CM_BIND_VM_H
+#define CM_BIND_VM_H
+
+#include <lua.h>
+#include <stdbool.h>
+#include <uv.h>
+
+#include "base/buf.h"
+#include "cluster/session.h"
+
+/* What C calls in Lua; set once, by the Lua side. See lua/clustermem/start.lua. */
+#define CM_VM_HOOKS(XX)                                                                                 \
+    XX(REPLY, "reply")     /* reply(id, results...) */                                                  \
+    XX(PROCESS, "process") /* process(change, row, more [, code, signal]): the process table changed */ \
+    XX(RUN, "run")         /* run() -> whether tasks are still ready */                                 \
+    XX(STOP, "stop")       /* stop(): leave gracefully */                                               \
+    XX(GUARD, "guard")     /* guard(fn, ...): calls a luv callback */
+
+enum cm_vm_hook {
+#define XX(name, word) CM_VM_HOOK_##name,
+    CM_VM_HOOKS(XX)
+#undef XX
+        CM_VM_HOOK_COUNT
+};
+
+struct cm_vm {
+    uv_loop_t loop;
+    struct cm_session session;
+    lua_State *L;
+    uv_signal_t term;            /* SIGTERM: stop */
+    uv_idle_t ready;             /* runs while tasks are ready */
+    int hooks[CM_VM_HOOK_COUNT]; /* registry references */
+    struct cm_buf scratch;       /* a value on its way out */
+    uint32_t last_timer;
+};
+
+/* Runs what the master at the other end of the descriptor says, to the end. Returns the exit code, or leaves
+ * the process itself with it. */
+int cm_vm_run(int fd);
+
+/* The process that this state belongs to. */
+struct cm_vm *cm_vm_of(lua_State *L);
+
+/* Calls a hook with the nargs values on top of the main state's stack. An error that gets here is one in our
+ * own Lua code, or of memory: it ends the process. With `result`, its first result as a boolean. */
+void cm_vm_call(struct cm_vm *vm, enum cm_vm_hook hook, int nargs, bool *result);
+
+/* Leaves the process: issued frames go out first, then what C streams have buffered. The state is not closed.
+ */
+_Noreturn void cm_vm_exit(struct cm_vm *vm, int code);
+
+/* Leaves with code 1: the text goes to standard error, its first line to the master. */
+_Noreturn void cm_vm_fail(struct cm_vm *vm, const char *text);
+
+/* Looks whether a script can be run, without running any of it. 0, or a negative code and one line for
+ * people: "app.lua:3: unexpected symbol near '='". Needs no vm. */
+int cm_vm_check_script(const char *path, char *line, size_t line_bytes);
+
+#endif

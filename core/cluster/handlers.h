@@ -1,0 +1,16 @@
+/* What the master does for a process: from an operation's payload to a call of core/data and its result.
+ * Knows no pipe and no process. */
+#ifndef CM_CLUSTER_HANDLERS_H
+#define CM_CLUSTER_HANDLERS_H
+
+#include "base/buf.h"
+#include "data/store.h"
+
+/* Does the operation on the store and appends the reply's payload. 0; CM_E_BADFRAME for a payload that is not
+ * the operation's, or an operation that is not for the store: its sender is not to be trusted any further;
+ * any other negative code is the operation's result, and what has been appended then does not count. Never
+ * waits. */
+int cm_handlers_do(struct cm_store *store, uint32_t max_value_bytes, uint8_t op, struct cm_bytes payload,
+                   uint64_t now_ms, struct cm_buf *reply);
+
+#endif

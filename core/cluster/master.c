@@ -1,0 +1,225 @@
+#include "cluster/master.h"
+
+#include <signal.h>
+#include <string.h>
+#include <uv.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/list.h"
+#include "base/log.h"
+#include "cluster/handlers.h"
+#include "cluster/supervisor.h"
+#include "data/store.h"
+#include "wire/ops.h"
+
+enum { SIGNALS = 3 };
+
+struct master {
+    uv_loop_t loop;
+    const struct cm_options *options;
+    struct cm_store *store;
+    struct cm_supervisor supervisor;
+    uv_signal_t signals[SIGNALS];
+    bool interrupted; /* SIGINT has come once */
+    int exit_code;
+};
+
+/* --- replies
+ * ------------------------------------------------------------------------------------------------ */
+
+/* Ends the reply begun in `out`: commits it, or puts the error in its place. 0, or the code that ends the
+ * sender's session: it waits for this reply. */
+static int finish_reply(struct cm_channel *channel, const struct cm_frame *frame, int err, const char *text) {
+    if (!err)
+        return cm_channel_commit(channel);
+    cm_channel_cancel(channel);
+    struct cm_buf *out = cm_channel_begin(channel, frame->op, CM_FRAME_REPLY | CM_FRAME_ERROR, frame->id);
+    if (!out)
+        return CM_E_NOMEMORY;
+    struct cm_writer writer;
+    cm_writer_init(&writer, out);
+    cm_write_error(&writer, err, text);
+    if (writer.error) {
+        cm_channel_cancel(channel);
+        return writer.error;
+    }
+    return cm_channel_commit(channel);
+}
+
+static int reply_from_store(struct master *master, struct cm_process *process, const struct cm_frame *frame) {
+    struct cm_buf *out = cm_channel_begin(&process->channel, frame->op, CM_FRAME_REPLY, frame->id);
+    if (!out)
+        return CM_E_NOMEMORY;
+    int err = cm_handlers_do(master->store, master->options->max_value_bytes, frame->op, frame->payload,
+                             cm_clock_ms(), out);
+    if (err == CM_E_BADFRAME) {
+        cm_channel_cancel(&process->channel);
+        return err;
+    }
+    return finish_reply(&process->channel, frame, err, NULL);
+}
+
+/* --- processes
+ * ---------------------------------------------------------------------------------------------- */
+
+static int fork_worker(struct master *master, const struct cm_frame *frame, struct cm_process **worker,
+                       char *line, size_t line_bytes) {
+    struct cm_script script;
+    struct cm_reader reader;
+    cm_reader_init(&reader, frame->payload);
+    int err = cm_script_init(&script);
+    if (!err)
+        err = cm_script_read(&reader, &script);
+    if (!err)
+        err = cm_reader_end(&reader);
+    if (!err)
+        err = master->options->check_script(script.args.items[0], line, line_bytes);
+    if (!err)
+        err = cm_supervisor_fork(&master->supervisor, &script, worker);
+    cm_script_deinit(&script);
+    return err;
+}
+
+static int do_fork(struct master *master, struct cm_process *process, const struct cm_frame *frame) {
+    char line[512] = "";
+    struct cm_process *worker;
+    /* Before the reply is begun: starting a worker sends a notice to this process too. */
+    int err = fork_worker(master, frame, &worker, line, sizeof line);
+    if (err == CM_E_BADFRAME)
+        return err;
+    struct cm_buf *out = cm_channel_begin(&process->channel, frame->op, CM_FRAME_REPLY, frame->id);
+    if (!out)
+        return CM_E_NOMEMORY;
+    struct cm_writer writer;
+    cm_writer_init(&writer, out);
+    if (!err) {
+        cm_write_u32(&writer, worker->id);
+        cm_write_u32(&writer, worker->slot);
+        cm_write_u32(&writer, (uint32_t)worker->child.pid);
+        err = writer.error;
+    }
+    return finish_reply(&process->channel, frame, err, line[0] ? line : NULL);
+}
+
+static int do_shutdown(struct master *master, struct cm_process *process, const struct cm_frame *frame) {
+    if (frame->payload.len)
+        return CM_E_BADFRAME;
+    if (!cm_channel_begin(&process->channel, frame->op, CM_FRAME_REPLY, frame->id))
+        return CM_E_NOMEMORY;
+    int err = cm_channel_commit(&process->channel);
+    cm_supervisor_stop(&master->supervisor);
+    return err;
+}
+
+static int on_request(struct master *master, struct cm_process *process, const struct cm_frame *frame) {
+    bool is_zero = process->id == 0;
+    switch (frame->op) {
+    case CM_OP_FORK:
+        return is_zero ? do_fork(master, process, frame) : CM_E_BADFRAME;
+    case CM_OP_SHUTDOWN:
+        return is_zero ? do_shutdown(master, process, frame) : CM_E_BADFRAME;
+    default:
+        return reply_from_store(master, process, frame);
+    }
+}
+
+static int on_notice(struct master *master, struct cm_process *process, const struct cm_frame *frame) {
+    switch (frame->op) {
+    case CM_OP_ONLINE:
+        cm_supervisor_online(&master->supervisor, process);
+        return 0;
+    case CM_OP_FAILED:
+        cm_process_note_error(process, frame->payload);
+        return 0;
+    default:
+        return CM_E_BADFRAME;
+    }
+}
+
+static int on_frame(struct cm_process *process, const struct cm_frame *frame) {
+    struct cm_supervisor *supervisor = process->owner;
+    struct master *master = supervisor->owner;
+    if (frame->flags)
+        return CM_E_BADFRAME; /* nobody asks a process anything */
+    return frame->id ? on_request(master, process, frame) : on_notice(master, process, frame);
+}
+
+static void on_change(void *owner, const struct cm_process_event *event) {
+    struct master *master = owner;
+    struct cm_buf payload = {0};
+    struct cm_writer writer;
+    cm_writer_init(&writer, &payload);
+    cm_process_event_write(&writer, event);
+    if (writer.error) {
+        cm_log(CM_LOG_ERROR, "the cluster ends, its processes cannot be told about each other: %s",
+               cm_error_text(writer.error));
+        cm_supervisor_kill(&master->supervisor);
+        return;
+    }
+    CM_LIST_EACH(link, &master->supervisor.processes) {
+        cm_process_notify(CM_LIST_ITEM(link, struct cm_process, link), CM_OP_PROCESS, cm_buf_view(&payload));
+    }
+    if (master->supervisor.zero)
+        cm_process_notify(master->supervisor.zero, CM_OP_PROCESS, cm_buf_view(&payload));
+    cm_buf_deinit(&payload);
+}
+
+static void on_over(void *owner, int exit_code) {
+    struct master *master = owner;
+    master->exit_code = exit_code;
+    for (int i = 0; i < SIGNALS; i++)
+        uv_close((uv_handle_t *)&master->signals[i], NULL);
+    cm_supervisor_deinit(&master->supervisor);
+}
+
+static const struct cm_supervisor_events supervisor_events = {on_frame, on_change, on_over};
+
+/* --- signals
+ * ------------------------------------------------------------------------------------------------ */
+
+static void on_signal(uv_signal_t *handle, int number) {
+    struct master *master = handle->data;
+    if (number == SIGHUP) {
+        cm_supervisor_reload(&master->supervisor);
+    } else if (number == SIGINT && master->interrupted) {
+        cm_log(CM_LOG_WARN, "interrupted again: everything is killed");
+        cm_supervisor_kill(&master->supervisor);
+    } else {
+        master->interrupted |= number == SIGINT;
+        cm_log(CM_LOG_INFO, "SIG%s: the cluster stops", sigabbrev_np(number));
+        cm_supervisor_stop(&master->supervisor);
+    }
+}
+
+static void take_signals(struct master *master) {
+    static const int numbers[SIGNALS] = {SIGINT, SIGTERM, SIGHUP};
+    for (int i = 0; i < SIGNALS; i++) {
+        uv_signal_init(&master->loop, &master->signals[i]);
+        master->signals[i].data = master;
+        uv_signal_start(&master->signals[i], on_signal, numbers[i]);
+    }
+    /* A log reader that has gone must not end the cluster. */
+    signal(SIGPIPE, SIG_IGN);
+}
+
+int cm_master_run(const struct cm_options *options) {
+    struct master master = {.options = options};
+    cm_log_set_level(options->log_level);
+    int err = cm_store_new(options->memory_bytes, &master.store);
+    if (!err)
+        err = uv_loop_init(&master.loop);
+    if (err) {
+        cm_log(CM_LOG_ERROR, "the master cannot start: %s", cm_error_text(err));
+        cm_store_free(master.store);
+        return 1;
+    }
+    take_signals(&master);
+    cm_supervisor_init(&master.supervisor, &master.loop, options, &supervisor_events, &master);
+    if (cm_supervisor_start(&master.supervisor))
+        on_over(&master, 1);
+    uv_run(&master.loop, UV_RUN_DEFAULT);
+    uv_loop_close(&master.loop);
+    cm_store_free(master.store);
+    return master.exit_code;
+}

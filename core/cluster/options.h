@@ -1,0 +1,29 @@
+/* What the command line says about a cluster; filled by main, read by the master. */
+#ifndef CM_CLUSTER_OPTIONS_H
+#define CM_CLUSTER_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/log.h"
+#include "wire/control.h"
+
+enum cm_restart { CM_RESTART_ON_FAILURE, CM_RESTART_ALWAYS, CM_RESTART_NEVER };
+
+struct cm_options {
+    unsigned workers;
+    struct cm_script worker; /* without args: none given, allowed with 0 workers */
+    struct cm_script master; /* process 0's; without args: there is no process 0 */
+    bool test;               /* process 0 runs busted, and its exit code is the cluster's */
+    uint64_t memory_bytes;
+    uint32_t max_value_bytes;
+    enum cm_restart restart;
+    uint32_t grace_ms;
+    enum cm_log_level log_level;
+    /* Looks whether the file can be run, without running any of it: 0, or a negative code and one line for
+     * people. Given from outside because this layer knows no Lua. */
+    int (*check_script)(const char *path, char *line, size_t line_bytes);
+};
+
+#endif

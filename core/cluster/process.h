@@ -1,0 +1,69 @@
+/* One child of the master: process 0 or a worker, from its start until nothing of it is left. It lives in the
+ * master's loop thread and belongs to the supervisor, which is told what happens through the events. */
+#ifndef CM_CLUSTER_PROCESS_H
+#define CM_CLUSTER_PROCESS_H
+
+#include <stdbool.h>
+#include <uv.h>
+
+#include "base/list.h"
+#include "cluster/channel.h"
+#include "wire/control.h"
+
+/* The descriptor on which a process finds its end of the channel. */
+enum { CM_PROCESS_FD = 3 };
+
+struct cm_process;
+
+struct cm_process_events {
+    /* A frame has come; as cm_channel_events.on_frame. */
+    int (*on_frame)(struct cm_process *process, const struct cm_frame *frame);
+    /* It has ended and has been waited for; exit_code, signal and last_error are final. Frees itself
+     * afterwards, in a later turn. */
+    void (*on_exit)(struct cm_process *process);
+};
+
+struct cm_process {
+    struct cm_list link; /* the supervisor's list of living processes */
+    void *owner;         /* the supervisor's word */
+    const struct cm_process_events *events;
+    uv_process_t child;
+    uv_timer_t grace;
+    struct cm_channel channel;
+    int open_parts;
+    uint32_t id;
+    uint32_t slot;
+    uint64_t started_ms;
+    uint64_t grace_ms;
+    bool online;      /* see CM_OP_ONLINE */
+    bool stopping;    /* has been asked to stop */
+    bool overdue;     /* did not stop in time and was killed for it */
+    int exit_code;    /* after the end: its exit code, or -1 */
+    int signal;       /* after the end: the signal that ended it, or 0 */
+    char *last_error; /* the uncaught error it reported, or NULL */
+};
+
+/* "worker 3 (slot 2, pid 4711)" or "process 0 (pid 4710)", for the log. The string is static, valid until the
+ * next call. */
+const char *cm_process_name(const struct cm_process *process);
+
+/* Starts a process of this binary, in the master's environment with the script's lines in it, and tells it
+ * `init`, whose id and slot become its own. It is the caller's to link. 0, or an errno or CM_E_NOMEMORY with
+ * nothing started. */
+int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, uint64_t grace_ms,
+                     const struct cm_process_events *events, void *owner, struct cm_process **process);
+
+/* Asks it to leave; SIGKILL follows when it has not within the grace time. Once is enough. */
+void cm_process_stop(struct cm_process *process);
+
+/* SIGKILL. Its end comes through on_exit. */
+void cm_process_kill(struct cm_process *process);
+
+/* Sends a notice with the payload. Without memory for it the process, which would go on without knowing, is
+ * killed. */
+void cm_process_notify(struct cm_process *process, uint8_t op, struct cm_bytes payload);
+
+/* Remembers the uncaught error that it reports, cut to what a log line holds. */
+void cm_process_note_error(struct cm_process *process, struct cm_bytes text);
+
+#endif

@@ -1,0 +1,498 @@
+#include "cluster/supervisor.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+
+enum {
+    FIRST_DELAY_MS = 100,
+    LONGEST_DELAY_MS = 10000,
+    HEALTHY_MS = 10000, /* after a life this long the delays start from the first again */
+    LIFE_MS = 1000,     /* less is no life */
+    MOST_FAILURES = 5,  /* in a row without a life: a crash loop */
+    ONLINE_MS = 30000,  /* a reload gives up on a new worker that is not online by then */
+};
+
+struct cm_slot {
+    struct cm_list link;
+    struct cm_supervisor *supervisor;
+    uint32_t number;
+    struct cm_script script;
+    struct cm_process *current;
+    struct cm_process *next; /* in a reload: the successor that is not online yet */
+    struct cm_process *old;  /* in a reload: the predecessor that has been asked to stop */
+    uv_timer_t timer;        /* until the next start; in a reload, until the successor is overdue */
+    bool waiting;            /* the timer runs until the next start */
+    bool due;                /* a reload has still to come here */
+    bool proven;             /* a worker has had a life here */
+    bool failed;             /* the last worker ended otherwise than with exit code 0 */
+    unsigned failures;       /* in a row without a life */
+    uint64_t delay_ms;       /* before the next start */
+};
+
+static const struct cm_process_events process_events;
+static void on_timer(uv_timer_t *timer);
+static void reload_step(struct cm_supervisor *supervisor);
+
+static struct cm_slot *slot_at(struct cm_list *link) {
+    return CM_LIST_ITEM(link, struct cm_slot, link);
+}
+
+static struct cm_slot *slot_of(const struct cm_process *process) {
+    struct cm_supervisor *supervisor = process->owner;
+    CM_LIST_EACH(link, &supervisor->slots) {
+        if (slot_at(link)->number == process->slot)
+            return slot_at(link);
+    }
+    abort(); /* a slot outlives its processes */
+}
+
+/* Whether a worker runs somewhere or is going to. */
+static bool any_active(const struct cm_supervisor *supervisor) {
+    CM_LIST_EACH(link, &supervisor->slots) {
+        if (slot_at(link)->waiting)
+            return true;
+    }
+    return !cm_list_empty(&supervisor->processes) ||
+           (!supervisor->started && !supervisor->stopping && supervisor->options->workers > 0);
+}
+
+static void emit(struct cm_supervisor *supervisor, enum cm_process_change change,
+                 const struct cm_process *process) {
+    struct cm_process_event event = {.change = (uint8_t)change,
+                                     .id = process->id,
+                                     .slot = process->slot,
+                                     .pid = (uint32_t)process->child.pid,
+                                     .code = process->exit_code,
+                                     .signal = process->signal,
+                                     .more = any_active(supervisor)};
+    supervisor->events->on_change(supervisor->owner, &event);
+}
+
+static bool failed(const struct cm_process *process) {
+    return process->exit_code != 0;
+}
+
+/* "exited with code 1", "was killed by SIGSEGV". The string is static, valid until the next call. */
+static const char *how_it_ended(const struct cm_process *process) {
+    static char text[48];
+    const char *name = sigabbrev_np(process->signal);
+    if (process->signal == 0)
+        snprintf(text, sizeof text, "exited with code %d", process->exit_code);
+    else if (name)
+        snprintf(text, sizeof text, "was killed by SIG%s", name);
+    else
+        snprintf(text, sizeof text, "was killed by signal %d", process->signal);
+    return text;
+}
+
+/* The run is over when nothing is left of it; process 0 is asked to stop when it alone is left. */
+static void check_over(struct cm_supervisor *supervisor) {
+    if (supervisor->over || any_active(supervisor))
+        return;
+    /* Without workers of its own the cluster lives for process 0, and for what that forks. */
+    if (supervisor->zero && !supervisor->stopping && supervisor->options->workers == 0)
+        return;
+    if (!supervisor->stopping) {
+        supervisor->stopping = true;
+        supervisor->exit_code = supervisor->slot_failed ? 1 : 0;
+    }
+    if (supervisor->zero) {
+        cm_process_stop(supervisor->zero);
+        return;
+    }
+    supervisor->over = true;
+    supervisor->events->on_over(supervisor->owner, supervisor->exit_code);
+}
+
+static void abandon_reload(struct cm_supervisor *supervisor) {
+    supervisor->reloading = supervisor->reload_again = false;
+    CM_LIST_EACH(link, &supervisor->slots) {
+        slot_at(link)->due = false;
+    }
+}
+
+/* Begins the graceful stop. Its end is found by check_over, which whoever was called from outside calls last:
+ * it may free the slots. */
+static void begin_stop(struct cm_supervisor *supervisor) {
+    supervisor->stopping = true;
+    abandon_reload(supervisor);
+    CM_LIST_EACH(slot, &supervisor->slots) {
+        uv_timer_stop(&slot_at(slot)->timer);
+        slot_at(slot)->waiting = false;
+    }
+    CM_LIST_EACH(link, &supervisor->processes) {
+        cm_process_stop(CM_LIST_ITEM(link, struct cm_process, link));
+    }
+}
+
+/* Ends the cluster because of a failure that has been logged. */
+static void give_up(struct cm_supervisor *supervisor) {
+    supervisor->exit_code = 1;
+    begin_stop(supervisor);
+}
+
+static int spawn(struct cm_supervisor *supervisor, uint32_t slot, const struct cm_script *script,
+                 struct cm_process **process) {
+    const struct cm_options *options = supervisor->options;
+    size_t count = 0;
+    CM_LIST_EACH(link, &supervisor->processes) {
+        count++;
+    }
+    struct cm_init init = {.id = slot ? ++supervisor->last_id : 0,
+                           .slot = slot,
+                           .test = options->test,
+                           .has_workers = options->workers > 0,
+                           .max_value_bytes = options->max_value_bytes,
+                           .exit_ms = options->grace_ms,
+                           .log_level = (uint8_t)options->log_level,
+                           .script = *script,
+                           .rows = calloc(count ? count : 1, sizeof *init.rows)};
+    if (!init.rows)
+        return CM_E_NOMEMORY;
+    CM_LIST_EACH(link, &supervisor->processes) {
+        const struct cm_process *living = CM_LIST_ITEM(link, struct cm_process, link);
+        init.rows[init.row_count++] =
+            (struct cm_worker_row){living->id, living->slot, (uint32_t)living->child.pid, living->online};
+    }
+    int err =
+        cm_process_spawn(supervisor->loop, &init, options->grace_ms, &process_events, supervisor, process);
+    free(init.rows);
+    if (err)
+        return err;
+    cm_log(CM_LOG_DEBUG, "%s starts %s", cm_process_name(*process), script->args.items[0]);
+    if (slot) {
+        cm_list_append(&supervisor->processes, &(*process)->link);
+        emit(supervisor, CM_PROCESS_FORK, *process);
+    }
+    return 0;
+}
+
+/* Waits before the next start here. */
+static void schedule(struct cm_slot *slot) {
+    cm_log(CM_LOG_WARN, "slot %u starts again in %llu ms", slot->number, (unsigned long long)slot->delay_ms);
+    slot->waiting = true;
+    uv_timer_start(&slot->timer, on_timer, slot->delay_ms, 0);
+    slot->delay_ms = slot->delay_ms * 2 < LONGEST_DELAY_MS ? slot->delay_ms * 2 : LONGEST_DELAY_MS;
+}
+
+/* Counts a failure without a life. Whether that makes a crash loop, which ends the cluster: only for a slot
+ * that never worked, so that a fault that comes later cannot take the healthy workers with it. */
+static bool crash_loop(struct cm_slot *slot, const char *error) {
+    if (++slot->failures < MOST_FAILURES || slot->proven)
+        return false;
+    cm_log(CM_LOG_ERROR,
+           "slot %u failed %d times in a row without a second of life, so the cluster ends; last error: %s",
+           slot->number, MOST_FAILURES, error);
+    give_up(slot->supervisor);
+    return true;
+}
+
+static void start_worker(struct cm_slot *slot) {
+    int err = spawn(slot->supervisor, slot->number, &slot->script, &slot->current);
+    if (!err)
+        return;
+    cm_log(CM_LOG_ERROR, "slot %u cannot start a worker: %s", slot->number, cm_error_text(err));
+    slot->failed = true;
+    if (!crash_loop(slot, cm_error_text(err)))
+        schedule(slot);
+}
+
+static int add_slot(struct cm_supervisor *supervisor, uint32_t number, const struct cm_script *script,
+                    struct cm_slot **result) {
+    struct cm_slot *slot = calloc(1, sizeof *slot);
+    if (!slot)
+        return CM_E_NOMEMORY;
+    int err = cm_script_init(&slot->script);
+    if (!err)
+        err = cm_strings_extend(&slot->script.args, script->args.items, script->args.count);
+    if (!err)
+        err = cm_strings_extend(&slot->script.env, script->env.items, script->env.count);
+    if (err) {
+        cm_script_deinit(&slot->script);
+        free(slot);
+        return err;
+    }
+    slot->supervisor = supervisor;
+    slot->number = number;
+    slot->delay_ms = FIRST_DELAY_MS;
+    uv_timer_init(supervisor->loop, &slot->timer);
+    slot->timer.data = slot;
+    cm_list_append(&supervisor->slots, &slot->link);
+    *result = slot;
+    return 0;
+}
+
+static void on_slot_closed(uv_handle_t *timer) {
+    struct cm_slot *slot = timer->data;
+    cm_script_deinit(&slot->script);
+    free(slot);
+}
+
+static void remove_slot(struct cm_slot *slot) {
+    cm_list_remove(&slot->link);
+    uv_close((uv_handle_t *)&slot->timer, on_slot_closed);
+}
+
+static void start_workers(struct cm_supervisor *supervisor) {
+    supervisor->started = true;
+    int err = 0;
+    for (uint32_t number = 1; !err && number <= supervisor->options->workers; number++) {
+        struct cm_slot *slot;
+        err = add_slot(supervisor, number, &supervisor->options->worker, &slot);
+        if (!err)
+            start_worker(slot);
+    }
+    if (err) {
+        cm_log(CM_LOG_ERROR, "cannot start the workers: %s", cm_error_text(err));
+        give_up(supervisor);
+    }
+    check_over(supervisor);
+}
+
+static void on_timer(uv_timer_t *timer) {
+    struct cm_slot *slot = timer->data;
+    if (slot->waiting) {
+        slot->waiting = false;
+        start_worker(slot);
+        check_over(slot->supervisor);
+    } else if (slot->next) {
+        cm_log(CM_LOG_WARN, "%s is not online after %d ms and is killed", cm_process_name(slot->next),
+               ONLINE_MS);
+        cm_process_kill(slot->next);
+    }
+}
+
+/* The worker that its slot counted on has ended: is there to be another? */
+static void replace(struct cm_slot *slot, const struct cm_process *process) {
+    struct cm_supervisor *supervisor = slot->supervisor;
+    uint64_t lived_ms = cm_clock_ms() - process->started_ms;
+    slot->failed = failed(process);
+    if (lived_ms >= HEALTHY_MS)
+        slot->delay_ms = FIRST_DELAY_MS;
+    if (lived_ms >= LIFE_MS) {
+        slot->proven = true;
+        slot->failures = 0;
+    }
+    enum cm_restart restart = supervisor->options->restart;
+    if (supervisor->stopping || restart == CM_RESTART_NEVER ||
+        (!slot->failed && restart == CM_RESTART_ON_FAILURE))
+        return;
+    if (slot->failed && lived_ms < LIFE_MS &&
+        crash_loop(slot, process->last_error ? process->last_error : how_it_ended(process)))
+        return;
+    schedule(slot);
+}
+
+static void worker_exited(struct cm_supervisor *supervisor, struct cm_process *process) {
+    struct cm_slot *slot = slot_of(process);
+    cm_list_remove(&process->link);
+    if (process == slot->old) {
+        slot->old = NULL;
+    } else if (process == slot->next) {
+        slot->next = NULL;
+        uv_timer_stop(&slot->timer);
+        if (!supervisor->stopping)
+            cm_log(CM_LOG_ERROR, "the reload ends here: the new worker of slot %u did not come online",
+                   slot->number);
+        abandon_reload(supervisor);
+        if (!slot->current)
+            replace(slot, process);
+    } else {
+        slot->current = NULL;
+        if (!slot->next)
+            replace(slot, process);
+    }
+    if (!slot->current && !slot->next && !slot->old && !slot->waiting) {
+        supervisor->slot_failed |= slot->failed;
+        remove_slot(slot);
+    }
+    emit(supervisor, CM_PROCESS_EXIT, process);
+    reload_step(supervisor);
+}
+
+static void zero_exited(struct cm_supervisor *supervisor, const struct cm_process *process) {
+    supervisor->zero = NULL;
+    if (supervisor->options->test) {
+        supervisor->exit_code = process->signal ? 1 : process->exit_code;
+        begin_stop(supervisor);
+    } else if (failed(process)) {
+        if (!supervisor->stopping)
+            cm_log(CM_LOG_ERROR, "the master script failed, so the cluster ends");
+        give_up(supervisor);
+    } else if (!supervisor->started && !supervisor->stopping) {
+        start_workers(supervisor);
+    }
+}
+
+static void on_exit_of(struct cm_process *process) {
+    struct cm_supervisor *supervisor = process->owner;
+    bool expected = !failed(process) || (process->stopping && process->overdue);
+    if (process == supervisor->zero && supervisor->options->test)
+        expected = true; /* busted has said what there is to say */
+    cm_log(expected ? CM_LOG_INFO : CM_LOG_ERROR, "%s %s", cm_process_name(process), how_it_ended(process));
+    if (process->overdue && supervisor->stopping && !supervisor->options->test)
+        supervisor->exit_code = 1;
+    if (process == supervisor->zero)
+        zero_exited(supervisor, process);
+    else
+        worker_exited(supervisor, process);
+    check_over(supervisor);
+}
+
+static int on_frame(struct cm_process *process, const struct cm_frame *frame) {
+    struct cm_supervisor *supervisor = process->owner;
+    return supervisor->events->on_frame(process, frame);
+}
+
+static const struct cm_process_events process_events = {on_frame, on_exit_of};
+
+void cm_supervisor_init(struct cm_supervisor *supervisor, uv_loop_t *loop, const struct cm_options *options,
+                        const struct cm_supervisor_events *events, void *owner) {
+    *supervisor = (struct cm_supervisor){
+        .loop = loop, .options = options, .events = events, .owner = owner, .last_slot = options->workers};
+    cm_list_init(&supervisor->slots);
+    cm_list_init(&supervisor->processes);
+}
+
+int cm_supervisor_start(struct cm_supervisor *supervisor) {
+    if (supervisor->options->master.args.count == 0) {
+        start_workers(supervisor);
+        return 0;
+    }
+    int err = spawn(supervisor, 0, &supervisor->options->master, &supervisor->zero);
+    if (err)
+        cm_log(CM_LOG_ERROR, "cannot start process 0: %s", cm_error_text(err));
+    return err;
+}
+
+void cm_supervisor_online(struct cm_supervisor *supervisor, struct cm_process *process) {
+    if (process->online)
+        return;
+    process->online = true;
+    if (process == supervisor->zero) {
+        if (!supervisor->started && !supervisor->stopping)
+            start_workers(supervisor);
+        return;
+    }
+    cm_log(CM_LOG_DEBUG, "%s is online", cm_process_name(process));
+    emit(supervisor, CM_PROCESS_ONLINE, process);
+    struct cm_slot *slot = slot_of(process);
+    if (process != slot->next)
+        return;
+    uv_timer_stop(&slot->timer);
+    slot->next = NULL;
+    slot->old = slot->current;
+    slot->current = process;
+    if (slot->old)
+        cm_process_stop(slot->old);
+    else
+        reload_step(supervisor);
+}
+
+int cm_supervisor_fork(struct cm_supervisor *supervisor, const struct cm_script *script,
+                       struct cm_process **process) {
+    if (supervisor->stopping)
+        return CM_E_CLOSED;
+    struct cm_slot *slot;
+    int err = add_slot(supervisor, ++supervisor->last_slot, script, &slot);
+    if (err)
+        return err;
+    err = spawn(supervisor, slot->number, &slot->script, &slot->current);
+    if (err)
+        remove_slot(slot);
+    else
+        *process = slot->current;
+    return err;
+}
+
+/* Whether a slot has a successor coming or a predecessor going. */
+static bool changing(const struct cm_supervisor *supervisor) {
+    CM_LIST_EACH(link, &supervisor->slots) {
+        if (slot_at(link)->next || slot_at(link)->old)
+            return true;
+    }
+    return false;
+}
+
+static struct cm_slot *next_due(const struct cm_supervisor *supervisor) {
+    CM_LIST_EACH(link, &supervisor->slots) {
+        if (slot_at(link)->due)
+            return slot_at(link);
+    }
+    return NULL;
+}
+
+/* Goes on with the reload if there is one and the slot at hand is done. */
+static void reload_step(struct cm_supervisor *supervisor) {
+    if (!supervisor->reloading || changing(supervisor))
+        return;
+    struct cm_slot *slot = next_due(supervisor);
+    if (!slot) {
+        bool again = supervisor->reload_again;
+        abandon_reload(supervisor);
+        cm_log(CM_LOG_INFO, "reload: done");
+        if (again)
+            cm_supervisor_reload(supervisor);
+        return;
+    }
+    slot->due = false;
+    slot->waiting = false;
+    uv_timer_stop(&slot->timer);
+    int err = spawn(supervisor, slot->number, &slot->script, &slot->next);
+    if (!err) {
+        uv_timer_start(&slot->timer, on_timer, ONLINE_MS, 0);
+        return;
+    }
+    cm_log(CM_LOG_ERROR, "the reload ends here: slot %u cannot start a worker: %s", slot->number,
+           cm_error_text(err));
+    abandon_reload(supervisor);
+    if (!slot->current)
+        schedule(slot);
+}
+
+void cm_supervisor_reload(struct cm_supervisor *supervisor) {
+    if (supervisor->stopping)
+        return;
+    if (supervisor->reloading) {
+        supervisor->reload_again = true;
+        return;
+    }
+    CM_LIST_EACH(link, &supervisor->slots) {
+        struct cm_slot *slot = slot_at(link);
+        char line[512];
+        if (supervisor->options->check_script(slot->script.args.items[0], line, sizeof line)) {
+            cm_log(CM_LOG_ERROR, "no reload, the workers stay: %s", line);
+            abandon_reload(supervisor);
+            return;
+        }
+        slot->due = slot->current || slot->waiting;
+    }
+    cm_log(CM_LOG_INFO, "reload: one worker at a time");
+    supervisor->reloading = true;
+    reload_step(supervisor);
+}
+
+void cm_supervisor_stop(struct cm_supervisor *supervisor) {
+    begin_stop(supervisor);
+    check_over(supervisor);
+}
+
+void cm_supervisor_kill(struct cm_supervisor *supervisor) {
+    supervisor->exit_code = 1;
+    CM_LIST_EACH(link, &supervisor->processes) {
+        cm_process_kill(CM_LIST_ITEM(link, struct cm_process, link));
+    }
+    if (supervisor->zero)
+        cm_process_kill(supervisor->zero);
+    cm_supervisor_stop(supervisor);
+}
+
+void cm_supervisor_deinit(struct cm_supervisor *supervisor) {
+    CM_LIST_EACH(link, &supervisor->slots) {
+        remove_slot(slot_at(link));
+    }
+}

@@ -1,0 +1,275 @@
+/* The command line: which role this process has, and what the user asks for. */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "base/error.h"
+#include "bind/vm.h"
+#include "cluster/master.h"
+#include "cluster/process.h"
+
+enum { EXIT_USAGE = 2 };
+
+static const char help[] =
+    "clustermem runs Lua 5.4 scripts on every core and gives them one memory.\n"
+    "\n"
+    "  clustermem run [options] worker.lua [arguments]   run a cluster\n"
+    "  clustermem worker.lua [arguments]                 short for it\n"
+    "  clustermem test [options] [--] [busted arguments] run busted in process 0 of a fresh cluster\n"
+    "\n"
+    "Options of run:\n"
+    "  -w, --workers N        worker processes (default: cores; 0 only with --master)\n"
+    "      --master FILE      a script for process 0; may be the same file\n"
+    "\n"
+    "Options of run and test:\n"
+    "      --memory SIZE      memory for shared entries (default 1G)\n"
+    "      --max-value SIZE   largest value (default 64M, at most 1G)\n"
+    "      --restart WHEN     on-failure (default), always or never\n"
+    "      --grace MS         between being asked to stop and being killed (default 5000)\n"
+    "      --log-level LEVEL  error, warn, info (default) or debug\n"
+    "      --help, --version\n"
+    "\n"
+    "A SIZE is a number of bytes, or one with K, M, G or T behind it.\n"
+    "Signals: SIGTERM or SIGINT stops gracefully, a second SIGINT at once; SIGHUP reloads the workers.\n";
+
+/* One clear line, and what to do about it. */
+static _Noreturn void refuse(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static _Noreturn void refuse(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fputs("clustermem: ", stderr);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputs(" (see clustermem --help)\n", stderr);
+    exit(EXIT_USAGE);
+}
+
+static uint64_t parse_number(const char *option, const char *text, uint64_t least, uint64_t most,
+                             const char *units, const char *what) {
+    char *end;
+    errno = 0;
+    unsigned long long number = strtoull(text, &end, 10);
+    bool good = text[0] >= '0' && text[0] <= '9' && errno == 0;
+    const char *unit = *end && units[0] ? strchr(units, *end) : NULL;
+    if (unit) {
+        unsigned shift = 10 * (unsigned)(unit - units + 1);
+        good = good && number <= UINT64_MAX >> shift;
+        number <<= shift;
+        end++;
+    }
+    if (!good || *end || number < least || number > most)
+        refuse("%s takes %s, not '%s'", option, what, text);
+    return number;
+}
+
+enum option_id {
+    OPT_HELP = 256,
+    OPT_VERSION,
+    OPT_MASTER,
+    OPT_MEMORY,
+    OPT_MAX_VALUE,
+    OPT_RESTART,
+    OPT_GRACE,
+    OPT_LOG_LEVEL
+};
+
+/* What both commands take; run adds the first two. */
+static const struct option long_options[] = {
+    {"workers", required_argument, NULL, 'w'},
+    {"master", required_argument, NULL, OPT_MASTER},
+    {"memory", required_argument, NULL, OPT_MEMORY},
+    {"max-value", required_argument, NULL, OPT_MAX_VALUE},
+    {"restart", required_argument, NULL, OPT_RESTART},
+    {"grace", required_argument, NULL, OPT_GRACE},
+    {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
+    {"help", no_argument, NULL, OPT_HELP},
+    {"version", no_argument, NULL, OPT_VERSION},
+    {NULL, 0, NULL, 0},
+};
+enum { RUN_ONLY_OPTIONS = 2 };
+
+static enum cm_restart parse_restart(const char *text) {
+    static const char *const words[] = {"on-failure", "always", "never"};
+    for (int i = 0; i < 3; i++)
+        if (strcmp(text, words[i]) == 0)
+            return (enum cm_restart)i;
+    refuse("--restart takes on-failure, always or never, not '%s'", text);
+}
+
+static void apply_option(struct cm_options *options, int option, const char *value) {
+    switch (option) {
+    case 'w':
+        options->workers = (unsigned)parse_number("-w", value, 0, 1024, "", "a number of workers up to 1024");
+        break;
+    case OPT_MASTER:
+        if (cm_strings_append(&options->master.args, cm_bytes_of(value)))
+            refuse("%s", cm_error_text(CM_E_NOMEMORY));
+        break;
+    case OPT_MEMORY:
+        options->memory_bytes =
+            parse_number("--memory", value, 1 << 20, UINT64_C(1) << 46, "KMGT", "a size from 1M to 64T");
+        break;
+    case OPT_MAX_VALUE:
+        options->max_value_bytes =
+            (uint32_t)parse_number("--max-value", value, 1, 1 << 30, "KMGT", "a size from 1 to 1G");
+        break;
+    case OPT_RESTART:
+        options->restart = parse_restart(value);
+        break;
+    case OPT_GRACE:
+        options->grace_ms = (uint32_t)parse_number("--grace", value, 0, INT_MAX, "", "milliseconds");
+        break;
+    case OPT_LOG_LEVEL: {
+        int level = cm_log_level_of(value);
+        if (level < 0)
+            refuse("--log-level takes error, warn, info or debug, not '%s'", value);
+        options->log_level = (enum cm_log_level)level;
+        break;
+    }
+    case OPT_HELP:
+        fputs(help, stdout);
+        exit(0);
+    case OPT_VERSION:
+        puts("clustermem " CM_VERSION);
+        exit(0);
+    default:
+        abort();
+    }
+}
+
+/* Reads the options up to the first argument that is none, and returns that one's index. argv[0] is the
+ * command. */
+static int parse_options(struct cm_options *options, int argc, char **argv) {
+    const struct option *known = long_options + (options->test ? RUN_ONLY_OPTIONS : 0);
+    opterr = 0;
+    optind = 1;
+    for (;;) {
+        int at = optind;
+        int option = getopt_long(argc, argv, options->test ? "+:" : "+:w:", known, NULL);
+        if (option == -1)
+            return optind;
+        if (option == ':')
+            refuse("%s wants a value", argv[at]);
+        if (option == '?')
+            refuse("unknown option '%s'%s", argv[at], options->test ? ", busted's own come behind --" : "");
+        apply_option(options, option, optarg);
+    }
+}
+
+static void add_args(struct cm_strings *strings, char **args, int count) {
+    if (cm_strings_extend(strings, args, (size_t)count))
+        refuse("%s", cm_error_text(CM_E_NOMEMORY));
+}
+
+/* A file that is not there is a mistake on the command line; one with a mistake inside is a failure. */
+static int check(const struct cm_script *script) {
+    char line[512];
+    int err = script->args.count ? cm_vm_check_script(script->args.items[0], line, sizeof line) : 0;
+    if (err)
+        fprintf(stderr, "clustermem: %s\n", line);
+    return err == 0 ? 0 : err == CM_E_BADVALUE ? 1 : EXIT_USAGE;
+}
+
+static void init_options(struct cm_options *options, bool test) {
+    *options = (struct cm_options){
+        .workers = test ? 0 : uv_available_parallelism(),
+        .test = test,
+        .memory_bytes = UINT64_C(1) << 30,
+        .max_value_bytes = 64 << 20,
+        .restart = CM_RESTART_ON_FAILURE,
+        .grace_ms = 5000,
+        .log_level = CM_LOG_INFO,
+        .check_script = cm_vm_check_script,
+    };
+    if (cm_script_init(&options->worker) || cm_script_init(&options->master))
+        refuse("%s", cm_error_text(CM_E_NOMEMORY));
+}
+
+static int run_cluster(struct cm_options *options) {
+    int status = options->test ? 0 : check(&options->master);
+    if (status == 0)
+        status = check(&options->worker);
+    if (status == 0)
+        status = cm_master_run(options);
+    cm_script_deinit(&options->master);
+    cm_script_deinit(&options->worker);
+    return status;
+}
+
+static int run(int argc, char **argv) {
+    struct cm_options options;
+    init_options(&options, false);
+    int first = parse_options(&options, argc, argv);
+    bool has_master = options.master.args.count > 0;
+    if (options.master.args.count > 1)
+        refuse("--master is given twice");
+    if (options.workers == 0 && !has_master)
+        refuse("-w 0 leaves nothing to run without --master");
+    if (first == argc && options.workers > 0)
+        refuse("no script is given");
+    if (first < argc) {
+        add_args(&options.worker.args, argv + first, argc - first);
+        if (has_master)
+            add_args(&options.master.args, argv + first + 1, argc - first - 1);
+    }
+    return run_cluster(&options);
+}
+
+static int test(int argc, char **argv) {
+    struct cm_options options;
+    init_options(&options, true);
+    int first = parse_options(&options, argc, argv);
+    char name[] = "busted";
+    add_args(&options.master.args, &(char *){name}, 1);
+    add_args(&options.master.args, argv + first, argc - first);
+    return run_cluster(&options);
+}
+
+/* clustermem process NAME MASTER-PID ...: what the master starts. */
+static int process(int argc, char **argv) {
+    long master = argc > 2 ? strtol(argv[2], NULL, 10) : 0;
+    /* End-of-file on the channel would tell only a process that gets round to reading it. */
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (master <= 0 || getppid() != (pid_t)master) {
+        if (master > 0)
+            return 1; /* the master died before it could be watched */
+        refuse("'process' is for the master to start");
+    }
+    prctl(PR_SET_NAME, "clustermem"); /* exec was of /proc/self/exe */
+    fcntl(CM_PROCESS_FD, F_SETFD, FD_CLOEXEC);
+    return cm_vm_run(CM_PROCESS_FD);
+}
+
+/* Descriptors 0 to 2 are there, so that nothing else takes their numbers. */
+static void open_standard_files(void) {
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd > STDERR_FILENO)
+        close(fd);
+}
+
+int main(int argc, char **argv) {
+    open_standard_files();
+    argv = uv_setup_args(argc, argv);
+    const char *command = argc > 1 ? argv[1] : "";
+    if (strcmp(command, "run") == 0)
+        return run(argc - 1, argv + 1);
+    if (strcmp(command, "test") == 0)
+        return test(argc - 1, argv + 1);
+    if (strcmp(command, "process") == 0)
+        return process(argc - 1, argv + 1);
+    if (argc == 1)
+        refuse("no script is given");
+    return run(argc, argv); /* the short form; its options are those of run */
+}

@@ -1,0 +1,65 @@
+--- Checks of arguments. Each raises at the caller of the public function that calls it.
+-- @module clustermem.check
+
+local check = {}
+
+local KEY_MAX_BYTES = 65535
+
+local function describe(value)
+  if type(value) == "string" then return ("a string of %d bytes"):format(#value) end
+  return value == nil and "nil" or "a " .. type(value)
+end
+
+--- A key: a string of 1 to 65,535 bytes.
+function check.key(what, key)
+  if type(key) ~= "string" or #key == 0 or #key > KEY_MAX_BYTES then
+    error(("%s: the key must be a string of 1 to %d bytes, not %s"):format(what, KEY_MAX_BYTES, describe(key)), 3)
+  end
+end
+
+--- Something of that type, or also nil when optional.
+function check.type(what, name, value, expected, optional)
+  if type(value) ~= expected and not (optional and value == nil) then
+    error(("%s: %s must be a %s, not %s"):format(what, name, expected, describe(value)), 3)
+  end
+end
+
+--- A duration in milliseconds: a number from 0 on. @treturn integer
+function check.milliseconds(what, name, value)
+  local whole = type(value) == "number" and math.tointeger(value >= 0 and value < 2 ^ 53 and math.ceil(value))
+  if not whole then
+    local shown = type(value) == "number" and tostring(value) or describe(value)
+    error(("%s: %s must be a number of milliseconds from 0 on, not %s"):format(what, name, shown), 3)
+  end
+  return whole
+end
+
+--- A table of options, all of them known; nil is none.
+-- @tparam string what
+-- @param options
+-- @tparam {string,...} known their names
+function check.options(what, options, known)
+  if options == nil then return end
+  if type(options) ~= "table" then
+    error(("%s: the options must be a table, not %s"):format(what, describe(options)), 3)
+  end
+  for name in pairs(options) do
+    local found = false
+    for _, candidate in ipairs(known) do found = found or candidate == name end
+    if not found then
+      local choices = #known > 0 and "there are " .. table.concat(known, ", ") or "there are none"
+      error(("%s: unknown option '%s' (%s)"):format(what, tostring(name), choices), 3)
+    end
+  end
+end
+
+--- Sorts the trailing arguments `[options] [, callback]`. @return options, callback
+function check.trailing(what, options, callback)
+  if type(options) == "function" and callback == nil then options, callback = nil, options end
+  if callback ~= nil and type(callback) ~= "function" then
+    error(("%s: the callback must be a function, not %s"):format(what, describe(callback)), 3)
+  end
+  return options, callback
+end
+
+return check

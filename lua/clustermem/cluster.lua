@@ -1,0 +1,172 @@
+--- The cluster: which process this is, which others there are, and their life.
+-- @module clustermem.cluster
+
+local native = require "clustermem.native"
+local check = require "clustermem.check"
+local errors = require "clustermem.errors"
+local request = require "clustermem.request"
+local scheduler = require "clustermem.scheduler"
+
+local info = native.info
+
+local cluster = {}
+
+--- Whether this is process 0, which runs the `--master` script (or busted).
+cluster.isMaster = info.id == 0
+--- Whether this is a worker.
+cluster.isWorker = info.id ~= 0
+--- This process: `id` (counts up from 1, never used twice; 0 for process 0), `pid`, and `slot`, the place it keeps for its
+-- successor.
+cluster.worker = { id = info.id, pid = info.pid, slot = info.slot }
+
+-- id -> row of a living worker
+local rows = {}
+for _, row in ipairs(info.workers) do rows[row.id] = row end
+
+--- The living workers, as this process knows them. Never waits; works anywhere, in every process.
+-- @treturn {table,...} `{id =, slot =, pid =, online =}`, in the order of their ids
+function cluster.workers()
+  local list = {}
+  for _, row in pairs(rows) do
+    list[#list + 1] = { id = row.id, slot = row.slot, pid = row.pid, online = row.online }
+  end
+  table.sort(list, function(a, b) return a.id < b.id end)
+  return list
+end
+
+-- event -> its listeners; those of the first three are process 0's alone
+local listeners = { fork = {}, online = {}, exit = {}, shutdown = {}, error = {} }
+local ofMaster = { fork = true, online = true, exit = true }
+
+-- Listeners for workers keep process 0 alive as long as there is a worker to come or to go.
+local workersLeft = info.hasWorkers
+local listening, held = false, false
+
+local function updateHold()
+  local hold = listening and workersLeft
+  if hold == held then return end
+  held = hold
+  if hold then scheduler.hold() else scheduler.release() end
+end
+
+--- Calls a function, as a task, whenever something happens. Never waits; works anywhere.
+--
+-- - `fork`, `online`: fn(worker), worker as in `workers`; process 0 only
+-- - `exit`: fn(worker, code, signal), the code nil when a signal ended it ("SIGKILL"); process 0 only
+-- - `shutdown`: fn(), when this process is asked to stop; what it does is waited for, up to `--grace`
+-- - `error`: fn(value, traceback), for an error that nobody caught, which then does not end the process
+-- @tparam string event
+-- @tparam function fn
+-- @raise on an unknown event, or one that is process 0's in a worker
+-- @usage cluster.on("shutdown", function() print("leaving") end)
+function cluster.on(event, fn)
+  if not listeners[event] then
+    error(("cluster.on: unknown event '%s' (there are fork, online, exit, shutdown, error)"):format(tostring(event)), 2)
+  end
+  check.type("cluster.on", "the listener", fn, "function")
+  if ofMaster[event] and not cluster.isMaster then
+    error(("cluster.on: '%s' is for process 0 only"):format(event), 2)
+  end
+  table.insert(listeners[event], fn)
+  listening = listening or ofMaster[event] or false
+  updateHold()
+end
+
+--- The process table has changed; the loop calls it.
+function cluster.processChanged(change, row, more, code, signal)
+  local known = rows[row.id] or row
+  known.online = row.online
+  rows[row.id] = change ~= "exit" and known or nil
+  workersLeft = info.hasWorkers or more
+  for _, fn in ipairs(listeners[change]) do scheduler.start(fn, row, code, signal) end
+  updateHold()
+end
+
+local function requireMaster(what)
+  if not cluster.isMaster then error(("%s: only process 0 (--master) may call it"):format(what), 3) end
+end
+
+local function text(what, name, value)
+  if type(value) == "number" then value = tostring(value) end
+  if type(value) ~= "string" or value:find("\0", 1, true) then
+    error(("%s: %s must be a string without NUL bytes"):format(what, name), 3)
+  end
+  return value
+end
+
+--- Starts a worker in a slot of its own, supervised like the others. (w) Process 0 only.
+-- @tparam[opt] table options `script` (its file; default: this process's own script), `args` (an array of strings), `env`
+-- (name -> string, added to the environment)
+-- @tparam[opt] function callback
+-- @treturn table the worker: `id`, `slot`, `pid`
+-- @return nil, message, code: `badvalue` (a mistake in the script), `closed` (the cluster is stopping), an errno name
+-- (`ENOENT`: no such file)
+-- @raise in a worker, on an unknown option or one of the wrong type
+-- @usage local worker = cluster.fork { script = "worker.lua", args = { "blue" } }
+function cluster.fork(options, callback)
+  options, callback = check.trailing("cluster.fork", options, callback)
+  requireMaster("cluster.fork")
+  check.options("cluster.fork", options, { "script", "args", "env" })
+  options = options or {}
+  if options.script == nil and info.test then error("cluster.fork: in a test the script must be named", 2) end
+  local args = { text("cluster.fork", "script", options.script or info.args[1]) }
+  check.type("cluster.fork", "args", options.args, "table", true)
+  check.type("cluster.fork", "env", options.env, "table", true)
+  for i, arg in ipairs(options.args or {}) do args[i + 1] = text("cluster.fork", ("args[%d]"):format(i), arg) end
+  local env = {}
+  for name, value in pairs(options.env or {}) do
+    if type(name) ~= "string" or not name:find("^[^=%z]+$") then
+      error("cluster.fork: env must have names of variables as its keys", 2)
+    end
+    env[#env + 1] = name .. "=" .. text("cluster.fork", "env." .. name, value)
+  end
+  if not callback then scheduler.mayWait("cluster.fork") end
+  return request.complete(callback, native.fork(args, env))
+end
+
+--- Ends this process. Does not return. What it has issued goes out first; waiting tasks are given up, and `shutdown`
+-- listeners are not called. Works anywhere, in every process.
+-- @tparam[opt=0] integer code
+function cluster.exit(code)
+  if code == nil then code = 0 end
+  if math.type(code) ~= "integer" or code < 0 or code > 255 then
+    error("cluster.exit: the code must be an integer from 0 to 255", 2)
+  end
+  native.exit(code)
+end
+
+--- Stops the whole cluster gracefully. (w) Process 0 only.
+-- @tparam[opt] function callback
+-- @treturn string "OK" when the master has begun
+-- @raise in a worker
+function cluster.shutdown(callback)
+  check.type("cluster.shutdown", "the callback", callback, "function", true)
+  requireMaster("cluster.shutdown")
+  if not callback then scheduler.mayWait("cluster.shutdown") end
+  return request.complete(callback, native.shutdown())
+end
+
+local stopping = false
+
+--- This process is asked to stop; the loop calls it. Its listeners run, and when they are done it ends.
+function cluster.stop()
+  if stopping then return end
+  stopping = true
+  local tasks = {}
+  for i, fn in ipairs(listeners.shutdown) do tasks[i] = scheduler.spawn(fn) end
+  local task = require "clustermem.task"
+  scheduler.spawn(function()
+    for _, each in ipairs(tasks) do task.join(each) end
+    native.exit(0)
+  end)
+end
+
+-- An error that nobody caught goes to the listeners; without one, or from one, it ends the process.
+local handling = setmetatable({}, { __mode = "k" })
+
+scheduler.setUncaught(function(value, traceback, task)
+  if #listeners.error == 0 or handling[task or false] then errors.fatal(value, traceback) end
+  for _, fn in ipairs(listeners.error) do handling[scheduler.spawn(fn, value, traceback)] = true end
+end)
+
+return cluster

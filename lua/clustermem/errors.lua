@@ -1,0 +1,23 @@
+--- Errors that nobody catches: what they look like, and where they go.
+-- @module clustermem.errors
+
+local native = require "clustermem.native"
+
+local errors = {}
+
+local name = native.info.id == 0 and "process 0" or "worker " .. native.info.id
+
+--- An error value as text; `tostring` itself may raise, for a table with a bad `__tostring`.
+function errors.text(value)
+  local ok, text = pcall(tostring, value)
+  return ok and text or "an error whose __tostring fails"
+end
+
+--- Ends this process because of an error: the text goes to standard error, the exit code is 1. Never returns.
+-- @param value the error value
+-- @tparam string traceback of where it was raised
+function errors.fatal(value, traceback)
+  native.fail(("%s: %s\n%s"):format(name, errors.text(value), traceback))
+end
+
+return errors

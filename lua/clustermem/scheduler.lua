@@ -1,0 +1,188 @@
+--- Tasks: coroutines that wait for the loop. This is the mechanism behind clustermem.task and behind every function
+-- that waits; it belongs to this project's modules alone.
+--
+-- A task that waits yields WAIT, through all coroutines the script has put between (clustermem.coroutines passes it
+-- on), to the loop; who has what it waits for resumes it. `context` says for each coroutine which task runs in it,
+-- or false where something between it and the task cannot yield.
+-- @module clustermem.scheduler
+
+local native = require "clustermem.native"
+local errors = require "clustermem.errors"
+
+local create, resume, yield = coroutine.create, coroutine.resume, coroutine.yield
+local running, isyieldable, close = coroutine.running, coroutine.isyieldable, coroutine.close
+local status = coroutine.status
+local pack, unpack = table.pack, table.unpack
+
+local scheduler = {}
+
+--- What a coroutine yields when it is its task that waits.
+local WAIT = {}
+scheduler.WAIT = WAIT
+
+--- coroutine -> its task, false (a task that cannot wait here), or nil (no task).
+local context = setmetatable({}, { __mode = "k" })
+scheduler.context = context
+
+local Task = {}
+Task.__index = Task
+Task.__name = "task"
+Task.__tostring = function(task) return ("task %d (%s)"):format(task.id, task.state) end
+
+local lastId = 0
+
+-- What keeps the process alive: unfinished tasks, requests that will call back, cluster listeners.
+local holds = 0
+
+function scheduler.hold()
+  holds = holds + 1
+  if holds == 1 then native.hold(true) end
+end
+
+function scheduler.release()
+  holds = holds - 1
+  if holds == 0 then native.hold(false) end
+end
+
+-- Tasks to resume in the next turn of the loop, with what they are resumed with.
+local queue, first, last = {}, 1, 0
+
+local function enqueue(task, ...)
+  last = last + 1
+  queue[last] = pack(task, ...)
+  if first == last then native.wake() end
+end
+
+-- Where errors go that nobody joins; set by clustermem.cluster, for its "error" listeners.
+local onUncaught = errors.fatal
+
+function scheduler.setUncaught(fn)
+  onUncaught = fn
+end
+
+--- An error that nobody catches: reported, and unless somebody listens for such, the end of the process.
+function scheduler.uncaught(value, traceback, task)
+  onUncaught(value, traceback, task)
+end
+
+local function finish(task, state)
+  task.state = state
+  local joiners, taken = task.joiners, false
+  task.joiners = nil
+  for i = 1, #joiners do taken = joiners[i](task) or taken end
+  scheduler.release()
+  return taken
+end
+
+local function fail(task, value)
+  local traceback = debug.traceback(task.co)
+  -- Only now, with the traceback taken: pending __close handlers run.
+  close(task.co)
+  task.failure = { value = value }
+  if not finish(task, "failed") then onUncaught(value, traceback, task) end
+end
+
+-- After a coroutine of a task has stopped running: with WAIT, with its results, or with an error.
+local function settle(task, ok, ...)
+  if not ok then
+    fail(task, (...))
+  elseif status(task.co) == "dead" then
+    task.results = pack(...)
+    finish(task, "done")
+  elseif ... ~= WAIT then
+    fail(task, "a task was suspended by something that is not clustermem")
+  end
+end
+
+--- Goes on with a waiting task, now. Only from the loop, not from inside another task.
+function scheduler.resume(task, ...)
+  task.state = "running"
+  settle(task, resume(task.co, ...))
+end
+
+--- Goes on with a waiting task in the next turn of the loop. Works anywhere.
+scheduler.wake = enqueue
+
+--- Runs the tasks that are ready; the loop calls it. @treturn boolean whether there are more by now
+function scheduler.run()
+  for _ = first, last do
+    local entry = queue[first]
+    queue[first] = nil
+    first = first + 1
+    scheduler.resume(unpack(entry, 1, entry.n))
+  end
+  if first > last then first, last = 1, 0 end
+  return last > 0
+end
+
+-- `joiners`, until the task has ended, are functions to be called with it then; one that returns true takes its error.
+local function new(fn)
+  lastId = lastId + 1
+  local task = setmetatable({ id = lastId, state = "ready", joiners = {}, co = create(fn) }, Task)
+  context[task.co] = task
+  scheduler.hold()
+  return task
+end
+
+--- A new task that starts in the next turn of the loop.
+function scheduler.spawn(fn, ...)
+  local task = new(fn)
+  enqueue(task, ...)
+  return task
+end
+
+--- A new task that starts now and runs until it waits. Only from the loop.
+function scheduler.start(fn, ...)
+  local task = new(fn)
+  scheduler.resume(task, ...)
+  return task
+end
+
+--- Whether the value is a task.
+function scheduler.isTask(value)
+  return getmetatable(value) == Task
+end
+
+--- The task that runs, or nil.
+function scheduler.current()
+  return context[running()] or nil
+end
+
+--- Raises unless the caller's caller may wait here: it must be in a task, with nothing between that cannot yield.
+-- @tparam string what the function's name, for the message
+-- @tparam[opt=1] integer level more levels up to the caller that is blamed
+function scheduler.mayWait(what, level)
+  local task = context[running()]
+  if task and isyieldable() then return end
+  local why
+  if task == nil then
+    why = "%s waits, and this is no task: call it in clustermem.task.spawn, or give it a callback as its last argument"
+  else
+    why = "%s waits, and Lua cannot yield here (inside table.sort, string.gsub, a metamethod called from C, ...): "
+      .. "call it outside, or give it a callback as its last argument"
+  end
+  error(why:format(what), (level or 1) + 2)
+end
+
+--- Suspends the current task until it is resumed. @return what it is resumed with
+function scheduler.wait()
+  context[running()].state = "waiting"
+  return yield(WAIT)
+end
+
+--- The callers of a function that waits, without a callback, get its results; with one, a task of its own calls it
+-- with them. For functions that are written in terms of others that wait.
+-- @tparam string what the function's name
+-- @tparam ?function callback
+-- @tparam function fn does it, in a task
+function scheduler.perform(what, callback, fn, ...)
+  if callback then
+    local args = pack(...)
+    scheduler.spawn(function() return callback(fn(unpack(args, 1, args.n))) end)
+    return
+  end
+  scheduler.mayWait(what, 2)
+  return fn(...)
+end
+
+return scheduler

@@ -1,0 +1,104 @@
+/* The bare limit that an operation through the master is measured against: two processes throw 128 bytes to
+ * and fro over a socketpair with blocking calls. Usage: pingpong [ROUNDS]. Prints one line of figures. */
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MESSAGE_BYTES = 128, WARM_UP = 1000, DEFAULT_ROUNDS = 100000, MOST_ROUNDS = 100000000 };
+
+static void fail(const char *what) {
+    fprintf(stderr, "pingpong: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static uint64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* False at the end of the stream. */
+static int receive(int fd, char *message) {
+    size_t have = 0;
+    while (have < MESSAGE_BYTES) {
+        ssize_t got = read(fd, message + have, MESSAGE_BYTES - have);
+        if (got == 0)
+            return 0;
+        if (got < 0 && errno != EINTR)
+            fail("read");
+        if (got > 0)
+            have += (size_t)got;
+    }
+    return 1;
+}
+
+/* A message of this size always fits into the socket's buffer, so it leaves in one piece. */
+static void send_message(int fd, const char *message) {
+    if (write(fd, message, MESSAGE_BYTES) != MESSAGE_BYTES)
+        fail("write");
+}
+
+static void bounce(int fd, char *message) {
+    send_message(fd, message);
+    if (!receive(fd, message))
+        fail("the other process has gone");
+}
+
+static int ascending(const void *left, const void *right) {
+    uint64_t a = *(const uint64_t *)left;
+    uint64_t b = *(const uint64_t *)right;
+    return (a > b) - (a < b);
+}
+
+int main(int argc, char **argv) {
+    char *end = NULL;
+    long rounds = argc > 1 ? strtol(argv[1], &end, 10) : DEFAULT_ROUNDS;
+    if (argc > 2 || rounds < 1 || rounds > MOST_ROUNDS || (end && *end)) {
+        fprintf(stderr, "usage: pingpong [ROUNDS]\n");
+        return 2;
+    }
+
+    int ends[2];
+    char message[MESSAGE_BYTES] = {0};
+    uint64_t *took_ns = calloc((size_t)rounds, sizeof *took_ns);
+    if (!took_ns)
+        fail("memory");
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+        fail("socketpair");
+    pid_t child = fork();
+    if (child < 0)
+        fail("fork");
+    if (child == 0) {
+        close(ends[0]);
+        while (receive(ends[1], message))
+            send_message(ends[1], message);
+        _exit(0);
+    }
+    close(ends[1]);
+
+    for (int i = 0; i < WARM_UP; i++)
+        bounce(ends[0], message);
+    uint64_t start_ns = now_ns();
+    for (long i = 0; i < rounds; i++) {
+        uint64_t sent_ns = now_ns();
+        bounce(ends[0], message);
+        took_ns[i] = now_ns() - sent_ns;
+    }
+    double seconds = (double)(now_ns() - start_ns) / 1e9;
+    close(ends[0]);
+    waitpid(child, NULL, 0);
+
+    qsort(took_ns, (size_t)rounds, sizeof *took_ns, ascending);
+    long middle = rounds / 2;
+    long slow = rounds * 99 / 100;
+    printf("p50_us=%.2f p99_us=%.2f per_s=%.0f\n", (double)took_ns[middle] / 1e3, (double)took_ns[slow] / 1e3,
+           (double)rounds / seconds);
+    free(took_ns);
+    return 0;
+}
