@@ -144,7 +144,7 @@ static int spawn(struct cm_supervisor *supervisor, uint32_t slot, const struct c
     }
     struct cm_init init = {.id = slot ? ++supervisor->last_id : 0,
                            .slot = slot,
-                           .test = options->test,
+                           .test = options->test && slot == 0,
                            .has_workers = options->workers > 0,
                            .max_value_bytes = options->max_value_bytes,
                            .exit_ms = options->grace_ms,
