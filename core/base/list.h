@@ -12,7 +12,7 @@ struct cm_list {
 };
 
 /* The item that holds this link. */
-#define CM_LIST_ITEM(link, type, member) ((type *)((char *)(link)-offsetof(type, member)))
+#define CM_LIST_ITEM(link, type, member) ((type *)(void *)((char *)(link)-offsetof(type, member)))
 
 /* Visits each item; the body may unlink the item it is at, and no other. */
 #define CM_LIST_EACH(link, head)                                                         \

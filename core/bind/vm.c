@@ -184,15 +184,6 @@ static int open_loop(struct cm_vm *vm, int fd) {
     return cm_session_open(&vm->session, &vm->loop, fd, &session_events);
 }
 
-/* Everything is done: nothing of the script's is left on the loop. The session stays open until the process
- * is gone: its end would tell the master to kill what has not exited yet. */
-static void close_vm(struct cm_vm *vm) {
-    lua_close(vm->L);
-    /* luv frees a collected handle once the loop has closed it. */
-    uv_run(&vm->loop, UV_RUN_DEFAULT);
-    cm_session_flush(&vm->session);
-}
-
 int cm_vm_run(int fd) {
     struct cm_vm *vm = calloc(1, sizeof *vm);
     int err = vm ? cm_session_greet(&vm->session, fd) : CM_E_NOMEMORY;
@@ -218,12 +209,24 @@ int cm_vm_run(int fd) {
     /* uv.stop() of a script ends a turn, not the process. */
     while (uv_run(&vm->loop, UV_RUN_DEFAULT)) {
     }
-    close_vm(vm);
+    /* Finalizers run, and may issue something still. The loop does not run any more, and the session stays
+     * open until the process is gone: its end would tell the master to kill what has not exited yet. */
+    lua_close(vm->L);
+    cm_session_flush(&vm->session);
     return 0;
 }
 
 /* --- checking
  * ------------------------------------------------------------------------------------------------ */
+
+/* A compiled chunk has no syntax to check, and a malformed one could crash who loads it. */
+static bool is_precompiled(const char *path) {
+    FILE *file = fopen(path, "rb");
+    bool precompiled = file && getc(file) == LUA_SIGNATURE[0];
+    if (file)
+        fclose(file);
+    return precompiled;
+}
 
 int cm_vm_check_script(const char *path, char *line, size_t line_bytes) {
     struct stat file;
@@ -243,7 +246,7 @@ int cm_vm_check_script(const char *path, char *line, size_t line_bytes) {
         snprintf(line, line_bytes, "cannot check %s: %s", path, cm_error_text(CM_E_NOMEMORY));
         return CM_E_NOMEMORY;
     }
-    if (luaL_loadfilex(L, path, NULL) != LUA_OK) {
+    if (!is_precompiled(path) && luaL_loadfilex(L, path, "t") != LUA_OK) {
         snprintf(line, line_bytes, "%s", lua_tostring(L, -1));
         err = CM_E_BADVALUE;
     }

@@ -46,6 +46,11 @@ static void end(struct cm_channel *channel, int code) {
     channel->events->on_end(channel, code);
 }
 
+static void drop_output(struct cm_channel *channel) {
+    channel->sent = 0;
+    cm_buf_reset(&channel->out, KEEP_BYTES);
+}
+
 /* Gives the kernel what it takes now. 0, or a negative errno. */
 static int write_some(struct cm_channel *channel) {
     while (cm_channel_unsent(channel)) {
@@ -58,8 +63,7 @@ static int write_some(struct cm_channel *channel) {
         else if (errno != EINTR)
             return -errno;
     }
-    channel->sent = 0;
-    cm_buf_reset(&channel->out, KEEP_BYTES);
+    drop_output(channel);
     return 0;
 }
 
@@ -104,6 +108,8 @@ static int handle_frames(struct cm_channel *channel, bool bounded) {
         }
         done += (size_t)len;
         err = channel->events->on_frame(channel, &frame);
+        if (!bounded)
+            drop_output(channel); /* the peer is dead: a reply for each of its requests could be any amount */
     }
     cm_buf_consume(&channel->in, done);
     if (channel->in.len == 0)
@@ -121,19 +127,20 @@ static void handle_input(struct cm_channel *channel) {
  * and behind that, reading finds its end. */
 static void flush_output(struct cm_channel *channel) {
     int err = write_some(channel);
-    if (err == -EPIPE || err == -ECONNRESET) {
-        channel->sent = 0;
-        cm_buf_reset(&channel->out, 0);
-    } else if (err) {
+    if (err == -EPIPE || err == -ECONNRESET)
+        drop_output(channel);
+    else if (err)
         end(channel, err);
-    }
 }
 
 static void on_poll(uv_poll_t *poll, int status, int events) {
     struct cm_channel *channel = CM_LIST_ITEM(poll, struct cm_channel, poll);
-    /* A status says that the socket has an error; reading finds what came before it, and then the error. */
-    if (status < 0)
-        events |= UV_READABLE;
+    /* The socket has an error: the peer is gone, with input of ours unread. libuv has stopped the handle. */
+    if (status < 0) {
+        cm_channel_finish(channel);
+        end(channel, CM_E_CLOSED);
+        return;
+    }
     if (events & UV_WRITABLE) {
         flush_output(channel);
         handle_input(channel);

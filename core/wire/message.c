@@ -38,7 +38,8 @@ void cm_write_bytes(struct cm_writer *writer, struct cm_bytes bytes) {
 }
 
 void cm_reader_init(struct cm_reader *reader, struct cm_bytes bytes) {
-    *reader = (struct cm_reader){bytes.data, bytes.data + bytes.len, 0};
+    const uint8_t *start = bytes.len ? bytes.data : (const uint8_t *)""; /* an empty buffer has no data */
+    *reader = (struct cm_reader){start, start + bytes.len, 0};
 }
 
 static const uint8_t *take(struct cm_reader *reader, size_t len) {
@@ -91,7 +92,7 @@ int cm_reader_end(const struct cm_reader *reader) {
 }
 
 void cm_write_error(struct cm_writer *writer, int code, const char *text) {
-    cm_write_u32(writer, (uint32_t)-code);
+    cm_write_u32(writer, 0U - (uint32_t)code);
     cm_write_bytes(writer, cm_bytes_of(text ? text : cm_error_text(code)));
 }
 
