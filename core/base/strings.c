@@ -21,8 +21,12 @@ int cm_strings_append(struct cm_strings *strings, struct cm_bytes bytes) {
     if (bytes.len && memchr(bytes.data, 0, bytes.len))
         return CM_E_BADVALUE;
     char *copy = malloc(bytes.len + 1);
-    char **items = copy ? realloc(strings->items, (strings->count + 2) * sizeof *items) : NULL;
-    if (!items) {
+    char **items = strings->items;
+    /* There is room for a power of two of items, the last NULL included: it is full when they are as many. */
+    size_t used = strings->count + 1;
+    if (copy && (used & (used - 1)) == 0)
+        items = realloc(items, 2 * used * sizeof *items);
+    if (!copy || !items) {
         free(copy);
         return CM_E_NOMEMORY;
     }

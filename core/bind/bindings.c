@@ -120,9 +120,11 @@ static int native_online(lua_State *L) {
     return 0;
 }
 
-/* throttle(): see cm_session_throttle. */
+/* throttle(): see cm_session_throttle. It reads, which would move the bytes that are being decoded. */
 static int native_throttle(lua_State *L) {
-    cm_session_throttle(&cm_vm_of(L)->session);
+    struct cm_vm *vm = cm_vm_of(L);
+    if (!vm->decoding)
+        cm_session_throttle(&vm->session);
     return 0;
 }
 

@@ -85,7 +85,10 @@ int cm_replies_deliver(struct cm_vm *vm, const struct cm_frame *frame) {
     lua_pushinteger(L, frame->id);
     lua_pushcfunction(L, push_reply);
     lua_pushlightuserdata(L, &delivery);
-    if (lua_pcall(L, 1, LUA_MULTRET, 0) != LUA_OK) {
+    vm->decoding = true;
+    int status = lua_pcall(L, 1, LUA_MULTRET, 0);
+    vm->decoding = false;
+    if (status != LUA_OK) {
         /* No memory for the value: its reader is told so. */
         lua_pop(L, 1);
         lua_pushnil(L);

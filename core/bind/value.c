@@ -241,7 +241,8 @@ int cm_value_encode(lua_State *L, int index, size_t max_bytes, struct cm_buf *bu
     int top = lua_gettop(L);
     if (max_bytes > UINT32_MAX)
         max_bytes = UINT32_MAX;
-    struct encoder encoder = {.L = L, .buf = buf, .limit = start + max_bytes, .refusal = refusal};
+    struct encoder encoder = {.L = L, .buf = buf, .limit = start + max_bytes};
+    encoder.refusal = refusal;
     msgpack_packer_init(&encoder.packer, &encoder, write_bytes);
     int err = encode_value(&encoder, lua_absindex(L, index), NULL);
     if (err) {

@@ -33,6 +33,7 @@ struct cm_vm {
     int hooks[CM_VM_HOOK_COUNT]; /* registry references */
     struct cm_buf scratch;       /* a value on its way out */
     uint32_t last_timer;
+    bool decoding; /* a reply's bytes are being read; a finalizer may run in the midst of it */
 };
 
 /* Runs what the master at the other end of the descriptor says, to the end. Returns the exit code, or leaves
