@@ -51,7 +51,7 @@ const char *cm_process_name(const struct cm_process *process);
  * `init`, whose id and slot become its own. It is the caller's to link. 0, or an errno or CM_E_NOMEMORY with
  * nothing started. */
 int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, uint64_t grace_ms,
-                     const struct cm_process_events *events, void *owner, struct cm_process **process);
+                     const struct cm_process_events *events, void *owner, struct cm_process **result);
 
 /* Asks it to leave; SIGKILL follows when it has not within the grace time. Once is enough. */
 void cm_process_stop(struct cm_process *process);

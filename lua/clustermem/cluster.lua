@@ -15,8 +15,8 @@ local cluster = {}
 cluster.isMaster = info.id == 0
 --- Whether this is a worker.
 cluster.isWorker = info.id ~= 0
---- This process: `id` (counts up from 1, never used twice; 0 for process 0), `pid`, and `slot`, the place it keeps for its
--- successor.
+--- This process: `id` (counts up from 1, never used twice; 0 for process 0), `pid`, and `slot`, the place it keeps for
+-- its successor.
 cluster.worker = { id = info.id, pid = info.pid, slot = info.slot }
 
 -- id -> row of a living worker
@@ -95,8 +95,8 @@ local function text(what, name, value)
 end
 
 --- Starts a worker in a slot of its own, supervised like the others. (w) Process 0 only.
--- @tparam[opt] table options `script` (its file; default: this process's own script), `args` (an array of strings), `env`
--- (name -> string, added to the environment)
+-- @tparam[opt] table options `script` (its file; default: this process's own script), `args` (an array of strings),
+-- `env` (name -> string, added to the environment)
 -- @tparam[opt] function callback
 -- @treturn table the worker: `id`, `slot`, `pid`
 -- @return nil, message, code: `badvalue` (a mistake in the script), `closed` (the cluster is stopping), an errno name

@@ -12,9 +12,7 @@ local loop = require "clustermem.loop"
 local info = native.info
 
 local function runScript(path, ...)
-  arg = table.pack(...) -- luacheck: globals arg
-  arg.n = nil
-  arg[0] = path
+  arg = { [0] = path, ... } -- luacheck: globals arg
   local folder = path:match("^(.*)/[^/]*$") or "."
   if folder == "" then folder = "/" end
   package.path = ("%s/?.lua;%s/?/init.lua;%s"):format(folder, folder, package.path)

@@ -7,9 +7,7 @@ local testing = {}
 function testing.run(...)
   -- busted unloads what a spec file has loaded; what is loaded before stays, with its state.
   for _, name in ipairs { "clustermem", "clustermem.task", "clustermem.cluster", "luv", "cjson" } do require(name) end
-  arg = table.pack(...) -- luacheck: globals arg
-  arg.n = nil
-  arg[0] = "busted"
+  arg = { [0] = "busted", ... } -- luacheck: globals arg
   if not package.searchpath("busted.runner", package.path) then
     error("clustermem test needs busted (Debian: lua-busted)", 0)
   end
