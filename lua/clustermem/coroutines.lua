@@ -32,15 +32,22 @@ local function again(co, ...)
 end
 
 -- The coroutine has stopped. If its task waits, so does the coroutine that resumed it.
-local function settle(co, ok, first, ...)
-  if ok and first == WAIT then
+local function settle(co, ok, ...)
+  if ok and ... == WAIT then
     waiting[co] = true
     return settle(co, again(co, yield(WAIT)))
   end
-  return ok, first, ...
+  return ok, ...
+end
+
+-- Lua's own message, at the caller of the function that calls this.
+local function checkArgument(name, value, expected, word)
+  if type(value) == expected then return end
+  error(("bad argument #1 to '%s' (%s expected, got %s)"):format(name, word, value == nil and "no value" or type(value)), 3)
 end
 
 function coroutines.resume(co, ...)
+  checkArgument("resume", co, "thread", "coroutine")
   if waiting[co] or isTasks(co) then return false, "cannot resume non-suspended coroutine" end
   return settle(co, resumeAs(co, ...))
 end
@@ -53,6 +60,7 @@ local function unwrap(co, ok, ...)
 end
 
 function coroutines.wrap(fn)
+  checkArgument("wrap", fn, "function", "function")
   local co = create(fn)
   return function(...)
     if waiting[co] then error("cannot resume non-suspended coroutine", 2) end
@@ -68,10 +76,12 @@ function coroutines.yield(...)
 end
 
 function coroutines.status(co)
+  checkArgument("status", co, "thread", "coroutine")
   return waiting[co] and "normal" or status(co)
 end
 
 function coroutines.close(co)
+  checkArgument("close", co, "thread", "coroutine")
   if waiting[co] or isTasks(co) then error("cannot close a normal coroutine", 2) end
   return close(co)
 end

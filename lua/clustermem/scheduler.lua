@@ -181,7 +181,7 @@ function scheduler.perform(what, callback, fn, ...)
     scheduler.spawn(function() return callback(fn(unpack(args, 1, args.n))) end)
     return
   end
-  scheduler.mayWait(what, 2)
+  scheduler.mayWait(what) -- whoever tail-calls this is off the stack
   return fn(...)
 end
 
