@@ -236,6 +236,7 @@ static int test(int argc, char **argv) {
 
 /* clustermem process NAME MASTER-PID ...: what the master starts. */
 static int process(int argc, char **argv) {
+    cm_vm_shield();
     long master = argc > 2 ? strtol(argv[2], NULL, 10) : 0;
     /* End-of-file on the channel would tell only a process that gets round to reading it. */
     prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -8,111 +8,9 @@
 #include "base/error.h"
 #include "base/list.h"
 #include "bind/replies.h"
-#include "bind/value.h"
+#include "bind/requests.h"
 #include "bind/vm.h"
 #include "wire/ops.h"
-
-enum { SCRATCH_KEEP_BYTES = 1 << 20 };
-
-/* --- requests: each returns its id, which the reply hook will get, or nil, message, code
- * ----------------------- */
-
-static int push_failure(lua_State *L, int err) {
-    lua_pushnil(L);
-    lua_pushstring(L, cm_error_text(err));
-    lua_pushstring(L, cm_error_name(err));
-    return 3;
-}
-
-static int commit(lua_State *L, struct cm_vm *vm) {
-    uint32_t id;
-    int err = cm_session_commit(&vm->session, &id);
-    if (err)
-        return push_failure(L, err);
-    lua_pushinteger(L, id);
-    return 1;
-}
-
-static struct cm_bytes to_bytes(lua_State *L, int index) {
-    size_t len;
-    const char *data = luaL_checklstring(L, index, &len);
-    return (struct cm_bytes){(const uint8_t *)data, len};
-}
-
-/* set(key, value). A value that cannot be shared raises, at the line that called the function that called
- * this. */
-static int native_set(lua_State *L) {
-    struct cm_vm *vm = cm_vm_of(L);
-    struct cm_bytes key = to_bytes(L, 1);
-    char refusal[CM_VALUE_PATH_BYTES];
-    cm_buf_reset(&vm->scratch, SCRATCH_KEEP_BYTES);
-    int err = cm_value_encode(L, 2, vm->session.init.max_value_bytes, &vm->scratch, refusal);
-    if (err == CM_E_BADVALUE) {
-        luaL_where(L, 2);
-        lua_pushstring(L, refusal);
-        lua_concat(L, 2);
-        return lua_error(L);
-    }
-    struct cm_writer *writer = err ? NULL : cm_session_begin(&vm->session, CM_OP_SET);
-    if (!writer)
-        return push_failure(L, err ? err : CM_E_NOMEMORY);
-    cm_write_bytes(writer, key);
-    cm_write_bytes(writer, cm_buf_view(&vm->scratch));
-    return commit(L, vm);
-}
-
-static int request_key(lua_State *L, uint8_t op) {
-    struct cm_vm *vm = cm_vm_of(L);
-    struct cm_bytes key = to_bytes(L, 1);
-    struct cm_writer *writer = cm_session_begin(&vm->session, op);
-    if (!writer)
-        return push_failure(L, CM_E_NOMEMORY);
-    cm_write_bytes(writer, key);
-    return commit(L, vm);
-}
-
-/* get(key) */
-static int native_get(lua_State *L) {
-    return request_key(L, CM_OP_GET);
-}
-
-/* remove(key) */
-static int native_remove(lua_State *L) {
-    return request_key(L, CM_OP_REMOVE);
-}
-
-static void write_strings(lua_State *L, int index, struct cm_writer *writer) {
-    lua_Unsigned count = lua_rawlen(L, index);
-    cm_write_u32(writer, (uint32_t)count);
-    for (lua_Unsigned i = 1; i <= count; i++) {
-        lua_rawgeti(L, index, (lua_Integer)i);
-        size_t len = 0;
-        const char *data = lua_tolstring(L, -1, &len);
-        cm_write_bytes(writer, (struct cm_bytes){(const uint8_t *)data, data ? len : 0});
-        lua_pop(L, 1);
-    }
-}
-
-/* fork(args, env): arrays of strings without NUL, checked by the caller. */
-static int native_fork(lua_State *L) {
-    luaL_checktype(L, 1, LUA_TTABLE);
-    luaL_checktype(L, 2, LUA_TTABLE);
-    struct cm_vm *vm = cm_vm_of(L);
-    struct cm_writer *writer = cm_session_begin(&vm->session, CM_OP_FORK);
-    if (!writer)
-        return push_failure(L, CM_E_NOMEMORY);
-    write_strings(L, 1, writer);
-    write_strings(L, 2, writer);
-    return commit(L, vm);
-}
-
-/* shutdown() */
-static int native_shutdown(lua_State *L) {
-    struct cm_vm *vm = cm_vm_of(L);
-    if (!cm_session_begin(&vm->session, CM_OP_SHUTDOWN))
-        return push_failure(L, CM_E_NOMEMORY);
-    return commit(L, vm);
-}
 
 /* online(): a notice. */
 static int native_online(lua_State *L) {
@@ -155,7 +53,7 @@ static int native_sleep(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
     struct timer *timer = calloc(1, sizeof *timer);
     if (!timer)
-        return push_failure(L, CM_E_NOMEMORY);
+        return cm_requests_push_failure(L, CM_E_NOMEMORY);
     if (++vm->last_timer == 0)
         vm->last_timer = 1;
     timer->vm = vm;
@@ -223,7 +121,9 @@ static int native_exit(lua_State *L) {
 
 /* fail(text): does not return. */
 static int native_fail(lua_State *L) {
-    cm_vm_fail(cm_vm_of(L), luaL_checkstring(L, 1));
+    struct cm_bytes text;
+    text.data = (const uint8_t *)luaL_checklstring(L, 1, &text.len);
+    cm_vm_fail(cm_vm_of(L), text);
 }
 
 /* hooks(table): the functions that C calls, by the words of CM_VM_HOOKS. */
@@ -272,13 +172,14 @@ static void push_info(lua_State *L) {
 
 int cm_bindings_open(lua_State *L) {
     static const luaL_Reg functions[] = {
-        {"set", native_set},       {"get", native_get},     {"remove", native_remove},
-        {"fork", native_fork},     {"sleep", native_sleep}, {"shutdown", native_shutdown},
-        {"online", native_online}, {"wake", native_wake},   {"throttle", native_throttle},
-        {"hold", native_hold},     {"exit", native_exit},   {"handles", native_handles},
-        {"fail", native_fail},     {"hooks", native_hooks}, {NULL, NULL},
+        {"online", native_online}, {"throttle", native_throttle},
+        {"sleep", native_sleep},   {"wake", native_wake},
+        {"hold", native_hold},     {"handles", native_handles},
+        {"exit", native_exit},     {"fail", native_fail},
+        {"hooks", native_hooks},   {NULL, NULL},
     };
     luaL_newlib(L, functions);
+    cm_requests_open(L);
     push_info(L);
     lua_setfield(L, -2, "info");
     return 1;

@@ -20,11 +20,6 @@ static int push_error(lua_State *L, struct delivery *delivery) {
     int err = cm_read_error(delivery->frame->payload, &code, &text);
     if (err)
         return err;
-    if (delivery->frame->op == CM_OP_GET && code == CM_E_NOTFOUND) {
-        lua_pushnil(L); /* absence is no error */
-        delivery->results = 1;
-        return 0;
-    }
     lua_pushnil(L);
     lua_pushlstring(L, (const char *)text.data, text.len);
     lua_pushstring(L, cm_error_name(code));
@@ -32,44 +27,84 @@ static int push_error(lua_State *L, struct delivery *delivery) {
     return 0;
 }
 
+static int push_ok(lua_State *L) {
+    lua_pushliteral(L, "OK");
+    return 1;
+}
+
+static int push_integers(lua_State *L, struct cm_reader *reader, int count) {
+    for (int i = 0; i < count; i++)
+        lua_pushinteger(L, (lua_Integer)cm_read_u64(reader));
+    return count;
+}
+
+/* value, version */
+static int push_value(lua_State *L, struct cm_reader *reader) {
+    if (cm_value_decode(L, cm_read_bytes(reader))) {
+        reader->error = CM_E_BADFRAME;
+        return 0;
+    }
+    return 1 + push_integers(L, reader, 1);
+}
+
+/* { key, ... }, cursor */
+static int push_keys(lua_State *L, struct cm_reader *reader) {
+    lua_newtable(L);
+    for (lua_Integer i = 1; !reader->error && cm_reader_left(reader) > sizeof(uint64_t); i++) {
+        struct cm_bytes key = cm_read_bytes(reader);
+        lua_pushlstring(L, (const char *)key.data, key.len);
+        lua_rawseti(L, -2, i);
+    }
+    return 1 + push_integers(L, reader, 1);
+}
+
+static int push_forked(lua_State *L, struct cm_reader *reader) {
+    struct cm_worker_row row = {.id = cm_read_u32(reader)};
+    row.slot = cm_read_u32(reader);
+    row.pid = cm_read_u32(reader);
+    cm_replies_push_worker(L, &row);
+    return 1;
+}
+
+/* Pushes what the operation gives in Lua, and returns how many values that is; the reader tells whether it
+ * was read. */
+static int push_by_op(lua_State *L, uint8_t op, struct cm_reader *reader) {
+    switch (op) {
+    case CM_OP_SET:
+        push_ok(L);
+        return 1 + push_integers(L, reader, 1);
+    case CM_OP_REMOVE:
+        cm_read_u64(reader);
+        return push_ok(L);
+    case CM_OP_GET:
+    case CM_OP_INCREMENT:
+        return push_value(L, reader);
+    case CM_OP_SET_MANY:
+    case CM_OP_EXPIRE:
+    case CM_OP_SHUTDOWN:
+        return push_ok(L);
+    case CM_OP_TTL:
+        return push_integers(L, reader, 1);
+    case CM_OP_KEYS:
+        return push_keys(L, reader);
+    case CM_OP_COUNT:
+    case CM_OP_CLEAR:
+        return push_integers(L, reader, 2);
+    case CM_OP_STATS:
+        return push_integers(L, reader, 3);
+    case CM_OP_FORK:
+        return push_forked(L, reader);
+    default:
+        reader->error = CM_E_BADFRAME;
+        return 0;
+    }
+}
+
 static int push_results(lua_State *L, struct delivery *delivery) {
     struct cm_reader reader;
     cm_reader_init(&reader, delivery->frame->payload);
-    int err = 0;
-    switch (delivery->frame->op) {
-    case CM_OP_SET:
-        lua_pushliteral(L, "OK");
-        lua_pushinteger(L, (lua_Integer)cm_read_u64(&reader));
-        delivery->results = 2;
-        break;
-    case CM_OP_GET: {
-        struct cm_bytes value = cm_read_bytes(&reader);
-        cm_read_u64(&reader);
-        err = reader.error ? reader.error : cm_value_decode(L, value);
-        delivery->results = 1;
-        break;
-    }
-    case CM_OP_REMOVE:
-        cm_read_u64(&reader);
-        lua_pushliteral(L, "OK");
-        delivery->results = 1;
-        break;
-    case CM_OP_FORK: {
-        struct cm_worker_row row = {.id = cm_read_u32(&reader)};
-        row.slot = cm_read_u32(&reader);
-        row.pid = cm_read_u32(&reader);
-        cm_replies_push_worker(L, &row);
-        delivery->results = 1;
-        break;
-    }
-    case CM_OP_SHUTDOWN:
-        lua_pushliteral(L, "OK");
-        delivery->results = 1;
-        break;
-    default:
-        return CM_E_BADFRAME;
-    }
-    return err ? err : cm_reader_end(&reader);
+    delivery->results = push_by_op(L, delivery->frame->op, &reader);
+    return cm_reader_end(&reader);
 }
 
 static int push_reply(lua_State *L) {

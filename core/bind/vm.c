@@ -1,7 +1,6 @@
 #include "bind/vm.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <lauxlib.h>
 #include <lualib.h>
 #include <luv/luv.h>
@@ -23,6 +22,12 @@
 /* lua-cjson's header names the function for C++ too, and only so. */
 int luaopen_cjson(lua_State *L);
 
+enum {
+    FAILED_BYTES = 1024, /* of an error, for the master's log */
+    CHECKED_FILE_BYTES =
+        4 << 20, /* a longer script is not parsed to check it: the master does that in its loop */
+};
+
 struct cm_vm *cm_vm_of(lua_State *L) {
     /* Lua copies the main state's extra space to each coroutine. */
     return *(struct cm_vm **)lua_getextraspace(L);
@@ -38,16 +43,26 @@ _Noreturn void cm_vm_exit(struct cm_vm *vm, int code) {
     _exit(code);
 }
 
-_Noreturn void cm_vm_fail(struct cm_vm *vm, const char *text) {
+_Noreturn void cm_vm_fail(struct cm_vm *vm, struct cm_bytes text) {
     fflush(stdout);
-    fprintf(stderr, "%s\n", text);
-    struct cm_bytes line = {(const uint8_t *)text, strcspn(text, "\n")};
+    fwrite(text.data, 1, text.len, stderr);
+    fputc('\n', stderr);
+    const uint8_t *end = memchr(text.data, '\n', text.len);
+    struct cm_bytes line = {text.data, end ? (size_t)(end - text.data) : text.len};
+    if (line.len > FAILED_BYTES)
+        line.len = FAILED_BYTES;
     cm_session_notify(&vm->session, CM_OP_FAILED, line);
     cm_vm_exit(vm, 1);
 }
 
 /* --- calling Lua
  * --------------------------------------------------------------------------------------------- */
+
+static _Noreturn void fail_with_error(struct cm_vm *vm, lua_State *L) {
+    struct cm_bytes text = {0};
+    text.data = (const uint8_t *)lua_tolstring(L, -1, &text.len);
+    cm_vm_fail(vm, text.data ? text : cm_bytes_of("an error that is no text"));
+}
 
 static int traceback(lua_State *L) {
     const char *message = luaL_tolstring(L, 1, NULL);
@@ -62,8 +77,7 @@ static void call_or_fail(struct cm_vm *vm, int nargs, int nresults) {
     lua_pushcfunction(L, traceback);
     lua_insert(L, handler);
     if (lua_pcall(L, nargs, nresults, handler) != LUA_OK) {
-        const char *text = lua_tostring(L, -1);
-        cm_vm_fail(vm, text ? text : "an error that is no text");
+        fail_with_error(vm, L);
     }
     lua_remove(L, handler);
 }
@@ -90,8 +104,7 @@ static int call_from_luv(lua_State *L, int nargs, int nresults, int flags) {
     if (status == LUA_OK)
         return lua_gettop(L) - base;
     /* The guard has seen to what the callback raised; this is the guard's own, or memory. */
-    const char *text = lua_tostring(L, -1);
-    cm_vm_fail(vm, text ? text : "an error that is no text");
+    fail_with_error(vm, L);
 }
 
 /* --- the loop's events
@@ -160,19 +173,6 @@ static int open_state(lua_State *L) {
     return 0;
 }
 
-static void ignore(int number) {
-    (void)number;
-}
-
-/* The terminal sends these to the whole group, and they are the master's to act on. A handler that does
- * nothing, not SIG_IGN, which the programs that a script starts would inherit. */
-static void ignore_signals(void) {
-    struct sigaction action = {.sa_handler = ignore, .sa_flags = SA_RESTART};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGHUP, &action, NULL);
-    sigaction(SIGPIPE, &action, NULL);
-}
-
 static int open_loop(struct cm_vm *vm, int fd) {
     int err = uv_loop_init(&vm->loop);
     if (err)
@@ -180,8 +180,29 @@ static int open_loop(struct cm_vm *vm, int fd) {
     uv_signal_init(&vm->loop, &vm->term);
     uv_unref((uv_handle_t *)&vm->term);
     uv_signal_start(&vm->term, on_term, SIGTERM);
+    sigset_t term;
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
+    pthread_sigmask(SIG_UNBLOCK, &term, NULL); /* see cm_vm_shield */
     uv_idle_init(&vm->loop, &vm->ready);
     return cm_session_open(&vm->session, &vm->loop, fd, &session_events);
+}
+
+static void ignore(int number) {
+    (void)number;
+}
+
+/* The terminal sends these to the whole group, and they are the master's to act on. A handler that does
+ * nothing, not SIG_IGN, which the programs that a script starts would inherit. */
+void cm_vm_shield(void) {
+    struct sigaction action = {.sa_handler = ignore, .sa_flags = SA_RESTART};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+    sigaction(SIGPIPE, &action, NULL);
+    sigset_t term;
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &term, NULL);
 }
 
 int cm_vm_run(int fd) {
@@ -194,7 +215,6 @@ int cm_vm_run(int fd) {
         return 2;
     }
     cm_log_set_level(vm->session.init.log_level);
-    ignore_signals();
     /* Each printed line leaves whole, so that the lines of several processes do not mix. */
     setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
     err = open_loop(vm, fd);
@@ -239,7 +259,7 @@ int cm_vm_check_script(const char *path, char *line, size_t line_bytes) {
         snprintf(line, line_bytes, "cannot run %s: %s", path, cm_error_text(err));
         return err;
     }
-    if (!S_ISREG(file.st_mode))
+    if (!S_ISREG(file.st_mode) || file.st_size > CHECKED_FILE_BYTES)
         return 0; /* a pipe can be read only once, by who runs it */
     lua_State *L = luaL_newstate();
     if (!L) {

@@ -36,6 +36,10 @@ struct cm_vm {
     bool decoding; /* a reply's bytes are being read; a finalizer may run in the midst of it */
 };
 
+/* Ignores the signals that are the master's to act on, and keeps SIGTERM back until cm_vm_run has a handler
+ * for it. To be called first of all. */
+void cm_vm_shield(void);
+
 /* Runs what the master at the other end of the descriptor says, to the end. Returns the exit code, or leaves
  * the process itself with it. */
 int cm_vm_run(int fd);
@@ -52,7 +56,7 @@ void cm_vm_call(struct cm_vm *vm, enum cm_vm_hook hook, int nargs, bool *result)
 _Noreturn void cm_vm_exit(struct cm_vm *vm, int code);
 
 /* Leaves with code 1: the text goes to standard error, its first line to the master. */
-_Noreturn void cm_vm_fail(struct cm_vm *vm, const char *text);
+_Noreturn void cm_vm_fail(struct cm_vm *vm, struct cm_bytes text);
 
 /* Looks whether a script can be run, without running any of it. 0, or a negative code and one line for
  * people: "app.lua:3: unexpected symbol near '='". Needs no vm. */

@@ -12,6 +12,7 @@
 enum {
     READ_BYTES = 64 << 10,       /* room for one read */
     KEEP_BYTES = 2 * READ_BYTES, /* an empty buffer larger than this is given back */
+    FINISH_READS = 256,          /* more than any socket's buffer holds */
 };
 
 size_t cm_channel_unsent(const struct cm_channel *channel) {
@@ -214,6 +215,10 @@ struct cm_buf *cm_channel_begin(struct cm_channel *channel, uint8_t op, uint8_t 
     return &channel->out;
 }
 
+size_t cm_channel_begun(const struct cm_channel *channel) {
+    return channel->out.len - channel->begun - CM_FRAME_HEADER_BYTES;
+}
+
 int cm_channel_commit(struct cm_channel *channel) {
     int err = cm_frame_end(&channel->out, channel->begun);
     if (!err)
@@ -251,6 +256,8 @@ int cm_channel_drain(struct cm_channel *channel, size_t left_bytes, uint64_t tim
 }
 
 void cm_channel_finish(struct cm_channel *channel) {
-    while (!channel->ended && handle_frames(channel, false) == 0 && read_some(channel) > 0) {
-    }
+    /* Somebody whom the dead handed the socket could go on writing. */
+    for (int reads = 0; reads < FINISH_READS; reads++)
+        if (channel->ended || handle_frames(channel, false) || read_some(channel) <= 0)
+            return;
 }

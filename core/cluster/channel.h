@@ -56,6 +56,8 @@ void cm_channel_close(struct cm_channel *channel, void (*on_closed)(struct cm_ch
 /* Starts a frame. The caller appends the payload to the buffer returned and then commits or cancels. NULL
  * without memory or on an ended channel. */
 struct cm_buf *cm_channel_begin(struct cm_channel *channel, uint8_t op, uint8_t flags, uint32_t id);
+/* The bytes of payload appended so far. */
+size_t cm_channel_begun(const struct cm_channel *channel);
 /* 0, or CM_E_TOOLARGE with the frame taken back. */
 int cm_channel_commit(struct cm_channel *channel);
 void cm_channel_cancel(struct cm_channel *channel);

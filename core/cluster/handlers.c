@@ -1,8 +1,15 @@
 #include "cluster/handlers.h"
 
+#include <stdlib.h>
+
 #include "base/error.h"
 #include "wire/message.h"
 #include "wire/ops.h"
+
+enum {
+    SLICE_STEPS = 2000,           /* of a walk, for one request */
+    SLICE_REPLY_BYTES = 64 << 10, /* a list of keys is not continued beyond */
+};
 
 struct request {
     struct cm_store *store;
@@ -12,8 +19,10 @@ struct request {
     struct cm_writer out;
 };
 
-/* The key at the head of each payload. Who sends none, or one too long, has gone past the checks of our own
- * library. */
+/* --- reading: what does not fit marks the reader, and the request goes no further than its end
+ * ------------------- */
+
+/* Who sends no key, or one too long, has gone past the checks of our own library. */
 static struct cm_bytes read_key(struct request *request) {
     struct cm_bytes key = cm_read_bytes(&request->in);
     if (key.len == 0 || key.len > CM_KEY_MAX_BYTES)
@@ -21,16 +30,55 @@ static struct cm_bytes read_key(struct request *request) {
     return key;
 }
 
+static struct cm_bytes read_prefix(struct request *request) {
+    struct cm_bytes prefix = cm_read_bytes(&request->in);
+    if (prefix.len > CM_KEY_MAX_BYTES)
+        request->in.error = CM_E_BADFRAME;
+    return prefix;
+}
+
+/* A ttl, as the time at which it is over; 0: never. */
+static uint64_t read_expiry(struct request *request) {
+    uint64_t ttl_ms = cm_read_u64(&request->in);
+    if (ttl_ms > CM_TTL_MAX_MS)
+        request->in.error = CM_E_BADFRAME;
+    return ttl_ms ? request->now_ms + ttl_ms : 0;
+}
+
+static struct cm_change read_change(struct request *request) {
+    uint8_t flags = cm_read_u8(&request->in);
+    if (flags & ~CM_CHANGE_FLAGS)
+        request->in.error = CM_E_BADFRAME;
+    struct cm_change change = {.if_absent = flags & CM_CHANGE_IF_ABSENT,
+                               .if_present = flags & CM_CHANGE_IF_PRESENT,
+                               .if_version = flags & CM_CHANGE_IF_VERSION,
+                               .keep_expiry = flags & CM_CHANGE_KEEP_TTL,
+                               .version = cm_read_u64(&request->in)};
+    change.expires_ms = read_expiry(request);
+    return change;
+}
+
+static struct cm_number read_number(struct request *request) {
+    struct cm_number number = {0};
+    if (cm_number_decode(cm_read_bytes(&request->in), &number))
+        request->in.error = CM_E_BADFRAME;
+    return number;
+}
+
+/* --- the operations
+ * ------------------------------------------------------------------------------------------------ */
+
 static int do_set(struct request *request) {
     struct cm_bytes key = read_key(request);
     struct cm_bytes value = cm_read_bytes(&request->in);
+    struct cm_change change = read_change(request);
     int err = cm_reader_end(&request->in);
     if (err)
         return err;
     if (value.len > request->max_value_bytes)
         return CM_E_TOOLARGE;
     uint64_t version;
-    err = cm_store_set(request->store, key, value, 0, request->now_ms, &version);
+    err = cm_store_set(request->store, key, value, &change, request->now_ms, &version);
     if (!err)
         cm_write_u64(&request->out, version);
     return err;
@@ -43,7 +91,7 @@ static int do_get(struct request *request) {
         return err;
     struct cm_bytes value;
     uint64_t version;
-    err = cm_store_get(request->store, key, request->now_ms, &value, &version);
+    err = cm_store_get(request->store, key, request->now_ms, &value, &version, NULL);
     if (err)
         return err;
     cm_write_bytes(&request->out, value);
@@ -53,34 +101,158 @@ static int do_get(struct request *request) {
 
 static int do_remove(struct request *request) {
     struct cm_bytes key = read_key(request);
+    struct cm_change change = read_change(request);
     int err = cm_reader_end(&request->in);
     if (err)
         return err;
     uint64_t version;
-    err = cm_store_remove(request->store, key, request->now_ms, &version);
+    err = cm_store_remove(request->store, key, &change, request->now_ms, &version);
     if (!err)
         cm_write_u64(&request->out, version);
     return err;
 }
 
+static int do_increment(struct request *request) {
+    struct cm_bytes key = read_key(request);
+    struct cm_number delta = read_number(request);
+    struct cm_number initial = read_number(request);
+    uint64_t expires_ms = read_expiry(request);
+    int err = cm_reader_end(&request->in);
+    if (err)
+        return err;
+    struct cm_number sum;
+    uint64_t version;
+    err =
+        cm_store_increment(request->store, key, delta, initial, expires_ms, request->now_ms, &sum, &version);
+    if (err)
+        return err;
+    uint8_t space[CM_NUMBER_BYTES];
+    cm_write_bytes(&request->out, cm_number_encode(sum, space));
+    cm_write_u64(&request->out, version);
+    return 0;
+}
+
+static int do_set_many(struct request *request) {
+    enum { LEAST_PAIR_BYTES = 9 }; /* two lengths and a key of one byte */
+    uint32_t count = cm_read_count(&request->in, LEAST_PAIR_BYTES);
+    struct cm_pair *pairs = calloc(count ? count : 1, sizeof *pairs);
+    if (!pairs)
+        return CM_E_NOMEMORY;
+    int err = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        pairs[i].key = read_key(request);
+        pairs[i].value = cm_read_bytes(&request->in);
+        if (pairs[i].value.len > request->max_value_bytes)
+            err = CM_E_TOOLARGE;
+    }
+    if (cm_reader_end(&request->in))
+        err = CM_E_BADFRAME;
+    if (!err)
+        err = cm_store_set_many(request->store, pairs, count, request->now_ms);
+    free(pairs);
+    return err;
+}
+
+static int do_ttl(struct request *request) {
+    struct cm_bytes key = read_key(request);
+    int err = cm_reader_end(&request->in);
+    uint64_t expires_ms = 0;
+    if (!err)
+        err = cm_store_get(request->store, key, request->now_ms, NULL, NULL, &expires_ms);
+    if (!err)
+        cm_write_u64(&request->out, expires_ms ? expires_ms - request->now_ms : 0);
+    return err;
+}
+
+static int do_expire(struct request *request) {
+    struct cm_bytes key = read_key(request);
+    uint64_t expires_ms = read_expiry(request);
+    int err = cm_reader_end(&request->in);
+    return err ? err : cm_store_expire(request->store, key, expires_ms, request->now_ms);
+}
+
+struct listing {
+    struct cm_writer *out;
+    size_t start; /* of the reply */
+    uint32_t count;
+    uint32_t limit; /* 0: count only */
+};
+
+static int list_key(void *data, struct cm_bytes key) {
+    struct listing *listing = data;
+    listing->count++;
+    if (!listing->limit)
+        return 0;
+    cm_write_bytes(listing->out, key);
+    return listing->count >= listing->limit || listing->out->buf->len - listing->start > SLICE_REPLY_BYTES;
+}
+
+static int do_keys(struct request *request) {
+    struct cm_bytes prefix = read_prefix(request);
+    uint64_t cursor = cm_read_u64(&request->in);
+    uint32_t limit = cm_read_u32(&request->in);
+    int err = cm_reader_end(&request->in);
+    if (err || limit == 0)
+        return CM_E_BADFRAME;
+    struct listing listing = {.out = &request->out, .start = request->out.buf->len, .limit = limit};
+    cm_store_keys(request->store, prefix, &cursor, SLICE_STEPS, request->now_ms, list_key, &listing);
+    cm_write_u64(&request->out, cursor);
+    return 0;
+}
+
+static int do_count(struct request *request) {
+    struct cm_bytes prefix = read_prefix(request);
+    uint64_t cursor = cm_read_u64(&request->in);
+    int err = cm_reader_end(&request->in);
+    if (err)
+        return err;
+    struct listing listing = {0};
+    cm_store_keys(request->store, prefix, &cursor, SLICE_STEPS, request->now_ms, list_key, &listing);
+    cm_write_u64(&request->out, listing.count);
+    cm_write_u64(&request->out, cursor);
+    return 0;
+}
+
+static int do_clear(struct request *request) {
+    struct cm_bytes prefix = read_prefix(request);
+    uint64_t cursor = cm_read_u64(&request->in);
+    int err = cm_reader_end(&request->in);
+    if (err)
+        return err;
+    uint64_t removed;
+    cm_store_clear(request->store, prefix, &cursor, SLICE_STEPS, request->now_ms, &removed);
+    cm_write_u64(&request->out, removed);
+    cm_write_u64(&request->out, cursor);
+    return 0;
+}
+
+static int do_stats(struct request *request) {
+    int err = cm_reader_end(&request->in);
+    if (err)
+        return err;
+    struct cm_store_stats stats;
+    cm_store_stats(request->store, &stats);
+    cm_write_u64(&request->out, stats.entries);
+    cm_write_u64(&request->out, stats.used_bytes);
+    cm_write_u64(&request->out, stats.limit_bytes);
+    return 0;
+}
+
 int cm_handlers_do(struct cm_store *store, uint32_t max_value_bytes, uint8_t op, struct cm_bytes payload,
                    uint64_t now_ms, struct cm_buf *reply) {
+    static int (*const operations[])(struct request *) = {
+        [CM_OP_SET] = do_set,           [CM_OP_GET] = do_get,
+        [CM_OP_REMOVE] = do_remove,     [CM_OP_INCREMENT] = do_increment,
+        [CM_OP_SET_MANY] = do_set_many, [CM_OP_TTL] = do_ttl,
+        [CM_OP_EXPIRE] = do_expire,     [CM_OP_KEYS] = do_keys,
+        [CM_OP_COUNT] = do_count,       [CM_OP_CLEAR] = do_clear,
+        [CM_OP_STATS] = do_stats,
+    };
+    if (op >= sizeof operations / sizeof *operations || !operations[op])
+        return CM_E_BADFRAME;
     struct request request = {.store = store, .max_value_bytes = max_value_bytes, .now_ms = now_ms};
     cm_reader_init(&request.in, payload);
     cm_writer_init(&request.out, reply);
-    int err;
-    switch (op) {
-    case CM_OP_SET:
-        err = do_set(&request);
-        break;
-    case CM_OP_GET:
-        err = do_get(&request);
-        break;
-    case CM_OP_REMOVE:
-        err = do_remove(&request);
-        break;
-    default:
-        return CM_E_BADFRAME;
-    }
+    int err = operations[op](&request);
     return err ? err : request.out.error;
 }

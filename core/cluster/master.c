@@ -13,7 +13,11 @@
 #include "data/store.h"
 #include "wire/ops.h"
 
-enum { SIGNALS = 3 };
+enum {
+    SIGNALS = 3,
+    SWEEP_MS = 250,       /* between two looks for expired entries */
+    SWEEP_ENTRIES = 2000, /* of one slice */
+};
 
 struct master {
     uv_loop_t loop;
@@ -21,6 +25,7 @@ struct master {
     struct cm_store *store;
     struct cm_supervisor supervisor;
     uv_signal_t signals[SIGNALS];
+    uv_timer_t sweep;
     bool interrupted; /* SIGINT has come once */
     int exit_code;
 };
@@ -30,7 +35,7 @@ struct master {
 
 /* Ends the reply begun in `out`: commits it, or puts the error in its place. 0, or the code that ends the
  * sender's session: it waits for this reply. */
-static int finish_reply(struct cm_channel *channel, const struct cm_frame *frame, int err, const char *text) {
+static int finish_reply(struct cm_channel *channel, const struct cm_frame *frame, int err) {
     if (!err)
         return cm_channel_commit(channel);
     cm_channel_cancel(channel);
@@ -39,7 +44,7 @@ static int finish_reply(struct cm_channel *channel, const struct cm_frame *frame
         return CM_E_NOMEMORY;
     struct cm_writer writer;
     cm_writer_init(&writer, out);
-    cm_write_error(&writer, err, text);
+    cm_write_error(&writer, err, NULL);
     if (writer.error) {
         cm_channel_cancel(channel);
         return writer.error;
@@ -57,14 +62,13 @@ static int reply_from_store(struct master *master, struct cm_process *process, c
         cm_channel_cancel(&process->channel);
         return err;
     }
-    return finish_reply(&process->channel, frame, err, NULL);
+    return finish_reply(&process->channel, frame, err);
 }
 
 /* --- processes
  * ---------------------------------------------------------------------------------------------- */
 
-static int fork_worker(struct master *master, const struct cm_frame *frame, struct cm_process **worker,
-                       char *line, size_t line_bytes) {
+static int fork_worker(struct master *master, const struct cm_frame *frame, struct cm_process **worker) {
     struct cm_script script;
     struct cm_reader reader;
     cm_reader_init(&reader, frame->payload);
@@ -74,18 +78,15 @@ static int fork_worker(struct master *master, const struct cm_frame *frame, stru
     if (!err)
         err = cm_reader_end(&reader);
     if (!err)
-        err = master->options->check_script(script.args.items[0], line, line_bytes);
-    if (!err)
         err = cm_supervisor_fork(&master->supervisor, &script, worker);
     cm_script_deinit(&script);
     return err;
 }
 
 static int do_fork(struct master *master, struct cm_process *process, const struct cm_frame *frame) {
-    char line[512] = "";
     struct cm_process *worker;
     /* Before the reply is begun: starting a worker sends a notice to this process too. */
-    int err = fork_worker(master, frame, &worker, line, sizeof line);
+    int err = fork_worker(master, frame, &worker);
     if (err == CM_E_BADFRAME)
         return err;
     struct cm_buf *out = cm_channel_begin(&process->channel, frame->op, CM_FRAME_REPLY, frame->id);
@@ -99,7 +100,7 @@ static int do_fork(struct master *master, struct cm_process *process, const stru
         cm_write_u32(&writer, (uint32_t)worker->child.pid);
         err = writer.error;
     }
-    return finish_reply(&process->channel, frame, err, line[0] ? line : NULL);
+    return finish_reply(&process->channel, frame, err);
 }
 
 static int do_shutdown(struct master *master, struct cm_process *process, const struct cm_frame *frame) {
@@ -170,6 +171,7 @@ static void on_over(void *owner, int exit_code) {
     master->exit_code = exit_code;
     for (int i = 0; i < SIGNALS; i++)
         uv_close((uv_handle_t *)&master->signals[i], NULL);
+    uv_close((uv_handle_t *)&master->sweep, NULL);
     cm_supervisor_deinit(&master->supervisor);
 }
 
@@ -203,6 +205,13 @@ static void take_signals(struct master *master) {
     signal(SIGPIPE, SIG_IGN);
 }
 
+/* Gives the memory of expired entries back, in slices with whatever else there is to do between. */
+static void on_sweep(uv_timer_t *sweep) {
+    struct master *master = sweep->data;
+    size_t swept = cm_store_sweep(master->store, SWEEP_ENTRIES, cm_clock_ms());
+    uv_timer_start(sweep, on_sweep, swept < SWEEP_ENTRIES ? SWEEP_MS : 0, 0);
+}
+
 int cm_master_run(const struct cm_options *options) {
     struct master master = {.options = options};
     cm_log_set_level(options->log_level);
@@ -215,6 +224,9 @@ int cm_master_run(const struct cm_options *options) {
         return 1;
     }
     take_signals(&master);
+    uv_timer_init(&master.loop, &master.sweep);
+    master.sweep.data = &master;
+    uv_timer_start(&master.sweep, on_sweep, SWEEP_MS, 0);
     cm_supervisor_init(&master.supervisor, &master.loop, options, &supervisor_events, &master);
     if (cm_supervisor_start(&master.supervisor))
         on_over(&master, 1);

@@ -12,14 +12,9 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "data/store.h"
 #include "wire/ops.h"
 
-enum {
-    ERROR_TEXT_BYTES = 1024,
-    /* Beside a value and a key a payload holds a few lengths and numbers. */
-    PAYLOAD_SLACK_BYTES = 4096,
-};
+enum { ERROR_TEXT_BYTES = 1024 };
 
 const char *cm_process_name(const struct cm_process *process) {
     static char name[48];
@@ -74,7 +69,7 @@ static int on_frame(struct cm_channel *channel, const struct cm_frame *frame) {
 
 static void on_channel_end(struct cm_channel *channel, int code) {
     struct cm_process *process = channel->owner;
-    /* A process that exits closes its end on the way; to the exit code it makes no difference. */
+    /* A process that exits closes its end on the way; to its exit code the signal makes no difference. */
     if (code != CM_E_CLOSED)
         cm_log(CM_LOG_ERROR, "%s is killed: %s", cm_process_name(process),
                code == CM_E_BADFRAME ? "it sent a malformed frame" : cm_error_text(code));
@@ -171,12 +166,10 @@ int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, uint64_t grace
     process->events = events;
     process->id = init->id;
     process->slot = init->slot;
-    process->started_ms = cm_clock_ms();
     process->grace_ms = grace_ms;
     cm_list_init(&process->link);
 
-    int err = cm_channel_open(&process->channel, loop, ends[0],
-                              (size_t)init->max_value_bytes + CM_KEY_MAX_BYTES + PAYLOAD_SLACK_BYTES,
+    int err = cm_channel_open(&process->channel, loop, ends[0], cm_request_most_bytes(init->max_value_bytes),
                               CM_CHANNEL_MARK_BYTES, &channel_events, process);
     if (err) {
         close(ends[1]);
@@ -189,6 +182,7 @@ int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, uint64_t grace
         err = spawn_child(process, loop, init, ends[1]);
     close(ends[1]);
     process->child.data = process->grace.data = process;
+    process->started_ms = cm_clock_ms();
     if (err)
         close_parts(process);
     else

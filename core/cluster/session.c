@@ -16,7 +16,6 @@ enum {
     GREET_MAX_BYTES =
         64 << 20, /* of a first frame: it is the master's, but lengths are checked all the same */
     THROTTLE_MS = 60000,
-    REPLY_SLACK_BYTES = 64 << 10, /* beside a value a reply holds a version; an error is a line of text */
 };
 
 /* Reads exactly that many bytes more. */
@@ -88,9 +87,8 @@ int cm_session_open(struct cm_session *session, uv_loop_t *loop, int fd,
                     const struct cm_session_events *events) {
     session->events = events;
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-    int err = cm_channel_open(&session->channel, loop, fd,
-                              (size_t)session->init.max_value_bytes + REPLY_SLACK_BYTES, 0, &channel_events,
-                              session);
+    int err = cm_channel_open(&session->channel, loop, fd, cm_reply_most_bytes(session->init.max_value_bytes),
+                              0, &channel_events, session);
     if (!err)
         cm_session_hold(session, false);
     return err;
@@ -115,6 +113,8 @@ struct cm_writer *cm_session_begin(struct cm_session *session, uint8_t op) {
 
 int cm_session_commit(struct cm_session *session, uint32_t *id) {
     int err = session->writer.error;
+    if (!err && cm_channel_begun(&session->channel) > cm_request_most_bytes(session->init.max_value_bytes))
+        err = CM_E_TOOLARGE; /* the master would kill who sends that */
     if (err) {
         cm_channel_cancel(&session->channel);
         return err;

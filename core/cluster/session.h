@@ -44,8 +44,9 @@ void cm_session_hold(struct cm_session *session, bool hold);
 /* Starts a request; the payload is written with the writer returned. NULL without memory or on a dead
  * session. */
 struct cm_writer *cm_session_begin(struct cm_session *session, uint8_t op);
-/* Completes the request begun; `id` is what its reply will carry. 0, or a negative code with nothing issued.
- * It leaves with everything else of this loop turn in one write. */
+/* Completes the request begun; `id` is what its reply will carry. 0, CM_E_TOOLARGE for more than the master
+ * takes, or CM_E_NOMEMORY, with nothing issued. It leaves with everything else of this loop turn in one
+ * write. */
 int cm_session_commit(struct cm_session *session, uint32_t *id);
 
 /* Sends a notice with the payload; on a dead session, or without memory, nothing. */

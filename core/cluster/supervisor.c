@@ -14,6 +14,8 @@ enum {
     LIFE_MS = 1000,     /* less is no life */
     MOST_FAILURES = 5,  /* in a row without a life: a crash loop */
     ONLINE_MS = 30000,  /* a reload gives up on a new worker that is not online by then */
+    LEAST_EXIT_MS =
+        1000, /* who leaves may wait this long for its last frames to be taken, whatever --grace says */
 };
 
 struct cm_slot {
@@ -147,7 +149,7 @@ static int spawn(struct cm_supervisor *supervisor, uint32_t slot, const struct c
                            .test = options->test && slot == 0,
                            .has_workers = options->workers > 0,
                            .max_value_bytes = options->max_value_bytes,
-                           .exit_ms = options->grace_ms,
+                           .exit_ms = options->grace_ms > LEAST_EXIT_MS ? options->grace_ms : LEAST_EXIT_MS,
                            .log_level = (uint8_t)options->log_level,
                            .script = *script,
                            .rows = calloc(count ? count : 1, sizeof *init.rows)};
@@ -179,15 +181,19 @@ static void schedule(struct cm_slot *slot) {
     slot->delay_ms = slot->delay_ms * 2 < LONGEST_DELAY_MS ? slot->delay_ms * 2 : LONGEST_DELAY_MS;
 }
 
-/* Counts a failure without a life. Whether that makes a crash loop, which ends the cluster: only for a slot
- * that never worked, so that a fault that comes later cannot take the healthy workers with it. */
+/* Counts a failure without a life. Five in a row where there never was one are a crash loop: a slot of the
+ * command line ends the cluster then, one that was forked is given up. A slot that has worked is tried for
+ * ever, so that a fault that comes later cannot take the healthy workers with it. Returns whether the slot is
+ * not to be tried again. */
 static bool crash_loop(struct cm_slot *slot, const char *error) {
+    struct cm_supervisor *supervisor = slot->supervisor;
     if (++slot->failures < MOST_FAILURES || slot->proven)
         return false;
-    cm_log(CM_LOG_ERROR,
-           "slot %u failed %d times in a row without a second of life, so the cluster ends; last error: %s",
-           slot->number, MOST_FAILURES, error);
-    give_up(slot->supervisor);
+    bool forked = slot->number > supervisor->options->workers;
+    cm_log(CM_LOG_ERROR, "slot %u failed %d times in a row without a second of life, so %s; last error: %s",
+           slot->number, MOST_FAILURES, forked ? "it is given up" : "the cluster ends", error);
+    if (!forked)
+        give_up(supervisor);
     return true;
 }
 
@@ -266,17 +272,20 @@ static void on_timer(uv_timer_t *timer) {
     }
 }
 
-/* The worker that its slot counted on has ended: is there to be another? */
-static void replace(struct cm_slot *slot, const struct cm_process *process) {
-    struct cm_supervisor *supervisor = slot->supervisor;
-    uint64_t lived_ms = cm_clock_ms() - process->started_ms;
-    slot->failed = failed(process);
+/* What the length of a worker's life says about its slot. */
+static void note_life(struct cm_slot *slot, uint64_t lived_ms) {
     if (lived_ms >= HEALTHY_MS)
         slot->delay_ms = FIRST_DELAY_MS;
     if (lived_ms >= LIFE_MS) {
         slot->proven = true;
         slot->failures = 0;
     }
+}
+
+/* The worker that its slot counted on has ended: is there to be another? */
+static void replace(struct cm_slot *slot, const struct cm_process *process, uint64_t lived_ms) {
+    struct cm_supervisor *supervisor = slot->supervisor;
+    slot->failed = failed(process);
     enum cm_restart restart = supervisor->options->restart;
     if (supervisor->stopping || restart == CM_RESTART_NEVER ||
         (!slot->failed && restart == CM_RESTART_ON_FAILURE))
@@ -289,6 +298,8 @@ static void replace(struct cm_slot *slot, const struct cm_process *process) {
 
 static void worker_exited(struct cm_supervisor *supervisor, struct cm_process *process) {
     struct cm_slot *slot = slot_of(process);
+    uint64_t lived_ms = cm_clock_ms() - process->started_ms;
+    note_life(slot, lived_ms);
     cm_list_remove(&process->link);
     if (process == slot->old) {
         slot->old = NULL;
@@ -300,11 +311,15 @@ static void worker_exited(struct cm_supervisor *supervisor, struct cm_process *p
                    slot->number);
         abandon_reload(supervisor);
         if (!slot->current)
-            replace(slot, process);
+            replace(slot, process, lived_ms);
     } else {
         slot->current = NULL;
+        if (supervisor->reloading && failed(process) && process->id > supervisor->reload_after_id) {
+            cm_log(CM_LOG_ERROR, "the reload ends here: the new worker of slot %u failed", slot->number);
+            abandon_reload(supervisor);
+        }
         if (!slot->next)
-            replace(slot, process);
+            replace(slot, process, lived_ms);
     }
     if (!slot->current && !slot->next && !slot->old && !slot->waiting) {
         supervisor->slot_failed |= slot->failed;
@@ -317,7 +332,8 @@ static void worker_exited(struct cm_supervisor *supervisor, struct cm_process *p
 static void zero_exited(struct cm_supervisor *supervisor, const struct cm_process *process) {
     supervisor->zero = NULL;
     if (supervisor->options->test) {
-        supervisor->exit_code = process->signal ? 1 : process->exit_code;
+        /* Asked to leave before it was done, busted has not said how the tests went. */
+        supervisor->exit_code = process->signal || supervisor->stopping ? 1 : process->exit_code;
         begin_stop(supervisor);
     } else if (failed(process)) {
         if (!supervisor->stopping)
@@ -331,7 +347,7 @@ static void zero_exited(struct cm_supervisor *supervisor, const struct cm_proces
 static void on_exit_of(struct cm_process *process) {
     struct cm_supervisor *supervisor = process->owner;
     bool expected = !failed(process) || (process->stopping && process->overdue);
-    if (process == supervisor->zero && supervisor->options->test)
+    if (process == supervisor->zero && supervisor->options->test && process->signal == 0)
         expected = true; /* busted has said what there is to say */
     cm_log(expected ? CM_LOG_INFO : CM_LOG_ERROR, "%s %s", cm_process_name(process), how_it_ended(process));
     if (process->overdue && supervisor->stopping && !supervisor->options->test)
@@ -454,6 +470,17 @@ static void reload_step(struct cm_supervisor *supervisor) {
         schedule(slot);
 }
 
+/* Whether a slot before this one has the same script. */
+static bool checked_before(const struct cm_supervisor *supervisor, const struct cm_slot *slot) {
+    CM_LIST_EACH(link, &supervisor->slots) {
+        if (slot_at(link) == slot)
+            break;
+        if (strcmp(slot_at(link)->script.args.items[0], slot->script.args.items[0]) == 0)
+            return true;
+    }
+    return false;
+}
+
 void cm_supervisor_reload(struct cm_supervisor *supervisor) {
     if (supervisor->stopping)
         return;
@@ -464,7 +491,8 @@ void cm_supervisor_reload(struct cm_supervisor *supervisor) {
     CM_LIST_EACH(link, &supervisor->slots) {
         struct cm_slot *slot = slot_at(link);
         char line[512];
-        if (supervisor->options->check_script(slot->script.args.items[0], line, sizeof line)) {
+        if (!checked_before(supervisor, slot) &&
+            supervisor->options->check_script(slot->script.args.items[0], line, sizeof line)) {
             cm_log(CM_LOG_ERROR, "no reload, the workers stay: %s", line);
             abandon_reload(supervisor);
             return;
@@ -473,6 +501,7 @@ void cm_supervisor_reload(struct cm_supervisor *supervisor) {
     }
     cm_log(CM_LOG_INFO, "reload: one worker at a time");
     supervisor->reloading = true;
+    supervisor->reload_after_id = supervisor->last_id;
     reload_step(supervisor);
 }
 

@@ -33,8 +33,9 @@ struct cm_supervisor {
     bool started;  /* the workers of the command line have been started */
     bool stopping; /* no worker is started any more */
     bool reloading;
-    bool reload_again; /* another reload was asked for during this one */
-    bool slot_failed;  /* the last worker of a slot that is no more had failed */
+    uint32_t reload_after_id; /* newer workers are the reload's */
+    bool reload_again;        /* another reload was asked for during this one */
+    bool slot_failed;         /* the last worker of a slot that is no more had failed */
     bool over;
     int exit_code;
 };

@@ -22,9 +22,9 @@ static void write_strings(struct cm_writer *writer, const struct cm_strings *str
         cm_write_bytes(writer, cm_bytes_of(strings->items[i]));
 }
 
-static int read_strings(struct cm_reader *reader, struct cm_strings *strings) {
+static int read_strings(struct cm_reader *reader, struct cm_strings *strings, uint32_t most) {
     uint32_t count = cm_read_count(reader, 4);
-    int err = count > CM_SCRIPT_MAX_STRINGS ? CM_E_BADFRAME : 0;
+    int err = count > most ? CM_E_BADFRAME : 0;
     for (; !err && count; count--)
         err = cm_strings_append(strings, cm_read_bytes(reader));
     return err == CM_E_BADVALUE ? CM_E_BADFRAME : err ? err : reader->error;
@@ -36,9 +36,9 @@ void cm_script_write(struct cm_writer *writer, const struct cm_script *script) {
 }
 
 int cm_script_read(struct cm_reader *reader, struct cm_script *script) {
-    int err = read_strings(reader, &script->args);
+    int err = read_strings(reader, &script->args, CM_SCRIPT_MAX_ARGS);
     if (!err)
-        err = read_strings(reader, &script->env);
+        err = read_strings(reader, &script->env, CM_SCRIPT_MAX_ENV);
     if (err)
         return err;
     for (size_t i = 0; i < script->env.count; i++) {

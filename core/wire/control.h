@@ -11,7 +11,7 @@
 
 /* More arguments or environment lines than this are refused: nobody shall keep the master busy copying them.
  */
-enum { CM_SCRIPT_MAX_STRINGS = 65536 };
+enum { CM_SCRIPT_MAX_ARGS = 65536, CM_SCRIPT_MAX_ENV = 1024 };
 
 /* A script to run: its file, its arguments, and NAME=value lines to add to the environment. Owns its strings.
  */

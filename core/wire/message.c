@@ -37,6 +37,11 @@ void cm_write_bytes(struct cm_writer *writer, struct cm_bytes bytes) {
     put(writer, bytes.data, bytes.len);
 }
 
+void cm_rewrite_u32(struct cm_writer *writer, size_t at, uint32_t value) {
+    for (size_t i = 0; !writer->error && i < 4; i++)
+        writer->buf->data[at + i] = (uint8_t)(value >> (8 * i));
+}
+
 void cm_reader_init(struct cm_reader *reader, struct cm_bytes bytes) {
     const uint8_t *start = bytes.len ? bytes.data : (const uint8_t *)""; /* an empty buffer has no data */
     *reader = (struct cm_reader){start, start + bytes.len, 0};
@@ -85,6 +90,10 @@ uint32_t cm_read_count(struct cm_reader *reader, size_t item_bytes) {
         return 0;
     }
     return count;
+}
+
+size_t cm_reader_left(const struct cm_reader *reader) {
+    return (size_t)(reader->end - reader->next);
 }
 
 int cm_reader_end(const struct cm_reader *reader) {

@@ -18,6 +18,9 @@ void cm_write_u64(struct cm_writer *writer, uint64_t value);
 /* A u32 length and the bytes. */
 void cm_write_bytes(struct cm_writer *writer, struct cm_bytes bytes);
 
+/* Writes a u32 over one written before, at that place in the buffer. */
+void cm_rewrite_u32(struct cm_writer *writer, size_t at, uint32_t value);
+
 struct cm_reader {
     const uint8_t *next;
     const uint8_t *end;
@@ -33,6 +36,8 @@ struct cm_bytes cm_read_bytes(struct cm_reader *reader);
 /* A count of items that follow, of which each takes at least item_bytes (>= 1): a count that the rest of the
  * payload cannot hold is a failure, so it is safe to allocate by. */
 uint32_t cm_read_count(struct cm_reader *reader, size_t item_bytes);
+/* The bytes not read yet. */
+size_t cm_reader_left(const struct cm_reader *reader);
 /* 0 if all was read, nothing is left over and nothing failed; else CM_E_BADFRAME. */
 int cm_reader_end(const struct cm_reader *reader);
 

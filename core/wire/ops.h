@@ -4,28 +4,48 @@
 #ifndef CM_WIRE_OPS_H
 #define CM_WIRE_OPS_H
 
+#include <stddef.h>
+
 /* XX(name, number, name for people). The payloads:
- *   SET      request: key32 value32                    reply: version64
- *   GET      request: key32                            reply: value32 version64
- *   REMOVE   request: key32                            reply: version64
- *   FORK     request: struct cm_script              reply: id32 slot32 pid32      process 0 only
- *   SHUTDOWN request: -                             reply: -                      process 0 only
- *   ONLINE   notice to the master: -                a worker's script runs; process 0's main task has ended
- *   FAILED   notice to the master: text             the uncaught error this process is about to die of
- *   INIT     notice from the master: struct cm_init what the process is and shall run; the first frame
- *   STOP     notice from the master: -              leave gracefully
- *   PROCESS  notice from the master: struct cm_process_event   the process table changed
- * (`key32` is a u32 length and the bytes; the structs are core/wire/control's.) */
-#define CM_OPS(XX)               \
-    XX(SET, 1, "set")            \
-    XX(GET, 2, "get")            \
-    XX(REMOVE, 3, "remove")      \
-    XX(FORK, 16, "fork")         \
-    XX(SHUTDOWN, 17, "shutdown") \
-    XX(ONLINE, 32, "online")     \
-    XX(FAILED, 33, "failed")     \
-    XX(INIT, 48, "init")         \
-    XX(STOP, 49, "stop")         \
+ *   SET        request: key value change              reply: version64
+ *   GET        request: key                           reply: value version64
+ *   REMOVE     request: key change                    reply: version64
+ *   INCREMENT  request: key delta initial ttl64       reply: value version64
+ *   SET_MANY   request: count32, key value each       reply: -
+ *   TTL        request: key                           reply: ttl64
+ *   EXPIRE     request: key ttl64                     reply: -
+ *   KEYS       request: prefix cursor64 limit32       reply: key each, cursor64
+ *   COUNT      request: prefix cursor64               reply: count64 cursor64
+ *   CLEAR      request: prefix cursor64               reply: count64 cursor64
+ *   STATS      request: -                             reply: entries64 used64 limit64
+ *   FORK       request: struct cm_script              reply: id32 slot32 pid32      process 0 only
+ *   SHUTDOWN   request: -                             reply: -                      process 0 only
+ *   ONLINE     to the master: -                       a worker's script runs; process 0's main task has ended
+ *   FAILED     to the master: text                    the uncaught error this process is about to die of
+ *   INIT       from the master: struct cm_init        what the process is and shall run; the first frame
+ *   STOP       from the master: -                     leave gracefully
+ *   PROCESS    from the master: struct cm_process_event   the process table changed
+ * key, value, prefix, delta and initial are a u32 length and the bytes; the last two are numbers as values.
+ * `change` is flags8 (CM_CHANGE_...) version64 ttl64. A ttl is in ms, 0 for ever. A cursor of 0 asks for the
+ * beginning, and in a reply says that this was the end. The structs are core/wire/control's. */
+#define CM_OPS(XX)                \
+    XX(SET, 1, "set")             \
+    XX(GET, 2, "get")             \
+    XX(REMOVE, 3, "remove")       \
+    XX(INCREMENT, 4, "increment") \
+    XX(SET_MANY, 5, "setMany")    \
+    XX(TTL, 6, "ttl")             \
+    XX(EXPIRE, 7, "expire")       \
+    XX(KEYS, 8, "keys")           \
+    XX(COUNT, 9, "count")         \
+    XX(CLEAR, 10, "clear")        \
+    XX(STATS, 11, "stats")        \
+    XX(FORK, 16, "fork")          \
+    XX(SHUTDOWN, 17, "shutdown")  \
+    XX(ONLINE, 32, "online")      \
+    XX(FAILED, 33, "failed")      \
+    XX(INIT, 48, "init")          \
+    XX(STOP, 49, "stop")          \
     XX(PROCESS, 50, "process")
 
 enum cm_op {
@@ -33,6 +53,27 @@ enum cm_op {
     CM_OPS(XX)
 #undef XX
 };
+
+/* The longest payload of a request, and of a reply: one value of the largest size, and what else there may
+ * be: a key and numbers, the arguments of a script, a list of keys. */
+static inline size_t cm_request_most_bytes(size_t max_value_bytes) {
+    return max_value_bytes + (4 << 20);
+}
+static inline size_t cm_reply_most_bytes(size_t max_value_bytes) {
+    return max_value_bytes + (4 << 20);
+}
+
+/* The flags of a change. */
+enum {
+    CM_CHANGE_IF_ABSENT = 1,
+    CM_CHANGE_IF_PRESENT = 2,
+    CM_CHANGE_IF_VERSION = 4,
+    CM_CHANGE_KEEP_TTL = 8,
+    CM_CHANGE_FLAGS = 15,
+};
+
+/* A longer ttl than this, in ms, is refused: a Lua number is exact up to here. */
+#define CM_TTL_MAX_MS (UINT64_C(1) << 53)
 
 /* The operation's word, or NULL for a number that is none. */
 static inline const char *cm_op_name(unsigned op) {

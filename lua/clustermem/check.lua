@@ -24,9 +24,29 @@ function check.type(what, name, value, expected, optional)
   end
 end
 
---- A duration in milliseconds: a number from 0 on. @treturn integer
+--- A prefix of keys: a string of at most 65,535 bytes; nil is the empty one. @treturn string
+function check.prefix(what, prefix)
+  if prefix == nil then return "" end
+  if type(prefix) ~= "string" or #prefix > KEY_MAX_BYTES then
+    error(("%s: the prefix must be a string of at most %d bytes, not %s"):format(what, KEY_MAX_BYTES,
+      describe(prefix)), 3)
+  end
+  return prefix
+end
+
+--- A whole number from `least` on. @treturn integer
+function check.integer(what, name, value, least)
+  local whole = type(value) == "number" and math.tointeger(value)
+  if not whole or whole < least then
+    local shown = type(value) == "number" and tostring(value) or describe(value)
+    error(("%s: %s must be an integer from %d on, not %s"):format(what, name, least, shown), 3)
+  end
+  return whole
+end
+
+--- A duration in milliseconds: a number from 0 on, rounded up. @treturn integer
 function check.milliseconds(what, name, value)
-  local whole = type(value) == "number" and math.tointeger(value >= 0 and value < 2 ^ 53 and math.ceil(value))
+  local whole = type(value) == "number" and value >= 0 and value <= 2 ^ 53 and math.ceil(value)
   if not whole then
     local shown = type(value) == "number" and tostring(value) or describe(value)
     error(("%s: %s must be a number of milliseconds from 0 on, not %s"):format(what, name, shown), 3)

@@ -6,8 +6,12 @@ local check = require "clustermem.check"
 local errors = require "clustermem.errors"
 local request = require "clustermem.request"
 local scheduler = require "clustermem.scheduler"
+local join = require("clustermem.task").join
 
 local info = native.info
+
+-- As in core/wire/control.h.
+local MOST_ARGS, MOST_ENV = 65535, 1024
 
 local cluster = {}
 
@@ -22,14 +26,17 @@ cluster.worker = { id = info.id, pid = info.pid, slot = info.slot }
 -- id -> row of a living worker
 local rows = {}
 for _, row in ipairs(info.workers) do rows[row.id] = row end
+if cluster.isWorker then rows[info.id] = { id = info.id, slot = info.slot, pid = info.pid, online = false } end
+
+local function copy(row)
+  return { id = row.id, slot = row.slot, pid = row.pid, online = row.online }
+end
 
 --- The living workers, as this process knows them. Never waits; works anywhere, in every process.
 -- @treturn {table,...} `{id =, slot =, pid =, online =}`, in the order of their ids
 function cluster.workers()
   local list = {}
-  for _, row in pairs(rows) do
-    list[#list + 1] = { id = row.id, slot = row.slot, pid = row.pid, online = row.online }
-  end
+  for _, row in pairs(rows) do list[#list + 1] = copy(row) end
   table.sort(list, function(a, b) return a.id < b.id end)
   return list
 end
@@ -72,13 +79,30 @@ function cluster.on(event, fn)
   updateHold()
 end
 
+-- Tasks of listeners for workers, until they have ended: to be waited for when this process stops.
+local telling = {}
+
+local function tell(fn, ...)
+  local task = scheduler.start(fn, ...)
+  if not task.joiners then return end
+  telling[task] = true
+  table.insert(task.joiners, function() telling[task] = nil end)
+end
+
 --- The process table has changed; the loop calls it.
 function cluster.processChanged(change, row, more, code, signal)
   local known = rows[row.id] or row
   known.online = row.online
   rows[row.id] = change ~= "exit" and known or nil
   workersLeft = info.hasWorkers or more
-  for _, fn in ipairs(listeners[change]) do scheduler.start(fn, row, code, signal) end
+  local current = listeners[change]
+  for i = 1, #current do -- not those added meanwhile
+    if change == "exit" then
+      tell(current[i], copy(row), code, signal)
+    else
+      tell(current[i], copy(row))
+    end
+  end
   updateHold()
 end
 
@@ -110,6 +134,9 @@ function cluster.fork(options, callback)
   options = options or {}
   if options.script == nil and info.test then error("cluster.fork: in a test the script must be named", 2) end
   local args = { text("cluster.fork", "script", options.script or info.args[1]) }
+  if options.args and #options.args > MOST_ARGS then
+    error(("cluster.fork: there are more than %d args"):format(MOST_ARGS), 2)
+  end
   check.type("cluster.fork", "args", options.args, "table", true)
   check.type("cluster.fork", "env", options.env, "table", true)
   for i, arg in ipairs(options.args or {}) do args[i + 1] = text("cluster.fork", ("args[%d]"):format(i), arg) end
@@ -120,6 +147,7 @@ function cluster.fork(options, callback)
     end
     env[#env + 1] = name .. "=" .. text("cluster.fork", "env." .. name, value)
   end
+  if #env > MOST_ENV then error(("cluster.fork: there are more than %d variables in env"):format(MOST_ENV), 2) end
   if not callback then scheduler.mayWait("cluster.fork") end
   return request.complete(callback, native.fork(args, env))
 end
@@ -146,6 +174,37 @@ function cluster.shutdown(callback)
   return request.complete(callback, native.shutdown())
 end
 
+-- Tasks that handle an error; an error of theirs is not handled again.
+local handling = setmetatable({}, { __mode = "k" })
+
+-- Hands an error that nobody caught to the listeners. Returns their tasks, or nil: there is nobody to take it.
+local function handle(value, traceback, task)
+  if #listeners.error == 0 or task and handling[task] then return nil end
+  local tasks = {}
+  for i, fn in ipairs(listeners.error) do
+    tasks[i] = scheduler.spawn(fn, value, traceback)
+    handling[tasks[i]] = true
+  end
+  return tasks
+end
+
+scheduler.setUncaught(function(value, traceback, task)
+  if not handle(value, traceback, task) then errors.fatal(value, traceback) end
+end)
+
+-- Runs a shutdown listener. An error of its own does not keep the others from finishing. @return whether all went well
+local function runShutdown(fn)
+  local raised, failure = scheduler.try(fn)
+  if not raised then return true end
+  local handlers = handle(failure.value, failure.traceback)
+  if handlers then
+    for _, each in ipairs(handlers) do join(each) end
+    return true
+  end
+  io.stderr:write(errors.format(failure.value, failure.traceback), "\n")
+  return false
+end
+
 local stopping = false
 
 --- This process is asked to stop; the loop calls it. Its listeners run, and when they are done it ends.
@@ -153,20 +212,13 @@ function cluster.stop()
   if stopping then return end
   stopping = true
   local tasks = {}
-  for i, fn in ipairs(listeners.shutdown) do tasks[i] = scheduler.spawn(fn) end
-  local task = require "clustermem.task"
+  for i, fn in ipairs(listeners.shutdown) do tasks[i] = scheduler.spawn(runShutdown, fn) end
   scheduler.spawn(function()
-    for _, each in ipairs(tasks) do task.join(each) end
-    native.exit(0)
+    while next(telling) do join((next(telling))) end
+    local well = true
+    for _, each in ipairs(tasks) do well = join(each) and well end
+    native.exit(well and 0 or 1)
   end)
 end
-
--- An error that nobody caught goes to the listeners; without one, or from one, it ends the process.
-local handling = setmetatable({}, { __mode = "k" })
-
-scheduler.setUncaught(function(value, traceback, task)
-  if #listeners.error == 0 or handling[task or false] then errors.fatal(value, traceback) end
-  for _, fn in ipairs(listeners.error) do handling[scheduler.spawn(fn, value, traceback)] = true end
-end)
 
 return cluster

@@ -43,7 +43,8 @@ end
 -- Lua's own message, at the caller of the function that calls this.
 local function checkArgument(name, value, expected, word)
   if type(value) == expected then return end
-  error(("bad argument #1 to '%s' (%s expected, got %s)"):format(name, word, value == nil and "no value" or type(value)), 3)
+  local got = value == nil and "no value" or type(value)
+  error(("bad argument #1 to '%s' (%s expected, got %s)"):format(name, word, got), 3)
 end
 
 function coroutines.resume(co, ...)
@@ -55,7 +56,10 @@ end
 -- As Lua's own wrap: the coroutine is closed, and a message gets the position of who called the wrapped function.
 local function unwrap(co, ok, ...)
   if ok then return ... end
-  if status(co) == "dead" then close(co) end
+  if status(co) == "dead" then
+    local closed, why = close(co) -- where a __close raises too, that is the error
+    if not closed then error(why, 2) end
+  end
   error(..., 2)
 end
 

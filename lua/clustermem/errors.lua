@@ -13,11 +13,16 @@ function errors.text(value)
   return ok and text or "an error whose __tostring fails"
 end
 
+--- An uncaught error as it is shown.
+function errors.format(value, traceback)
+  return ("%s: %s\n%s"):format(name, errors.text(value), traceback)
+end
+
 --- Ends this process because of an error: the text goes to standard error, the exit code is 1. Never returns.
 -- @param value the error value
 -- @tparam string traceback of where it was raised
 function errors.fatal(value, traceback)
-  native.fail(("%s: %s\n%s"):format(name, errors.text(value), traceback))
+  native.fail(errors.format(value, traceback))
 end
 
 return errors

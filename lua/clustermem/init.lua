@@ -7,5 +7,18 @@ local keys = require "clustermem.keys"
 return {
   set = keys.set,
   get = keys.get,
+  getVersioned = keys.getVersioned,
   remove = keys.remove,
+  increment = keys.increment,
+  update = keys.update,
+  getMany = keys.getMany,
+  setMany = keys.setMany,
+  has = keys.has,
+  ttl = keys.ttl,
+  expire = keys.expire,
+  persist = keys.persist,
+  keys = keys.keys,
+  count = keys.count,
+  clear = keys.clear,
+  stats = keys.stats,
 }

@@ -1,7 +1,8 @@
 --- Shared values under keys.
 --
 -- All functions here wait (w): call them in a task, or with a callback as the last argument, which then gets the
--- results later in the loop, in a task of its own. Every process may call them.
+-- results later in the loop, in a task of its own. Every process may call them. Durations are milliseconds. A key is a
+-- string of 1 to 65,535 bytes; a bad one raises.
 -- @module clustermem.keys
 
 local native = require "clustermem.native"
@@ -11,24 +12,53 @@ local scheduler = require "clustermem.scheduler"
 
 local keys = {}
 
+-- As in core/wire/ops.h.
+local IF_ABSENT, IF_PRESENT, IF_VERSION, KEEP_TTL = 1, 2, 4, 8
+-- How often `update` tries.
+local MOST_TRIES = 1000
+local DEFAULT_LIMIT = 1000
+local LARGEST_LIMIT = 1 << 31
+
+-- What the reply to a get means: absence is no error, and the version is for getVersioned.
+local function got(value, message, code)
+  if value ~= nil or code == "notfound" then return value end
+  return nil, message, code
+end
+
 --- Stores a copy of a value, in place of what was there. (w)
--- @tparam string key 1 to 65,535 bytes
+-- @tparam string key
 -- @param value anything that is data: boolean, number, string, a table of such to depth 128, cjson.null
--- @tparam[opt] table options none yet
+-- @tparam[opt] table options
+--
+-- - `ttl`: milliseconds after which the entry is gone; 0 or nil: never. So a set without ttl clears one.
+-- - `ifAbsent`: only where there is nothing (`exists`)
+-- - `ifPresent`: only where there is something (`notfound`)
+-- - `ifVersion`: only where the entry has this version (`conflict`); 0: where there is nothing
 -- @tparam[opt] function callback
 -- @treturn string "OK"
 -- @treturn integer the entry's new version; a key's versions grow for ever
--- @return nil, message, code: `toolarge` (over --max-value), `nomemory` (over --memory; the old value stays)
--- @raise on a bad key, an unknown option, or a value that is not data, naming where it sits: `cannot share
--- value.handlers[2]: function`
--- @usage memory.set("greeting", { text = "hello", from = cluster.worker.id })
+-- @return nil, message, code: of a condition; `toolarge` (over --max-value), `nomemory` (over --memory). The old value
+-- stays.
+-- @raise on an unknown option, or a value that is not data, naming where it sits: `cannot share value.handlers[2]:
+-- function`
+-- @usage memory.set("session:7", { user = "ada" }, { ttl = 60000 })
 function keys.set(key, value, options, callback)
   options, callback = check.trailing("set", options, callback)
   check.key("set", key)
-  check.options("set", options, {})
   if value == nil then error("set: the value must not be nil, which is absence: remove(key) makes it", 2) end
+  local flags, version, ttl = 0, 0, 0
+  if options then
+    check.options("set", options, { "ttl", "ifAbsent", "ifPresent", "ifVersion" })
+    check.type("set", "ifAbsent", options.ifAbsent, "boolean", true)
+    check.type("set", "ifPresent", options.ifPresent, "boolean", true)
+    if options.ifAbsent and options.ifPresent then error("set: ifAbsent and ifPresent exclude each other", 2) end
+    if options.ttl ~= nil then ttl = check.milliseconds("set", "ttl", options.ttl) end
+    if options.ifVersion ~= nil then version = check.integer("set", "ifVersion", options.ifVersion, 0) end
+    flags = (options.ifAbsent and IF_ABSENT or 0) | (options.ifPresent and IF_PRESENT or 0)
+      | (options.ifVersion and IF_VERSION or 0)
+  end
   if not callback then scheduler.mayWait("set") end
-  return request.complete(callback, native.set(key, value))
+  return request.complete(callback, native.set(key, value, flags, version, ttl))
 end
 
 --- Gives the caller a copy of its own of the value under the key. (w)
@@ -36,28 +66,327 @@ end
 -- @tparam[opt] function callback
 -- @return the value, or nil when there is none
 -- @return nil, message, `nomemory`: no memory for the copy
--- @raise on a bad key
--- @usage local greeting = memory.get("greeting")
+-- @usage local session = memory.get("session:7")
 function keys.get(key, callback)
   check.key("get", key)
-  local _, fn = check.trailing("get", nil, callback)
-  if not fn then scheduler.mayWait("get") end
-  return request.complete(fn, native.get(key))
+  check.type("get", "the callback", callback, "function", true)
+  if callback then
+    return request.complete(function(...) return callback(got(...)) end, native.get(key))
+  end
+  scheduler.mayWait("get")
+  return got(request.complete(nil, native.get(key)))
+end
+
+local function getVersioned(key)
+  local value, version, code = request.complete(nil, native.get(key))
+  if value ~= nil then return value, version end
+  if code == "notfound" then return nil, 0 end
+  return nil, version, code
+end
+
+--- As `get`, with the entry's version. (w)
+-- @tparam string key
+-- @tparam[opt] function callback
+-- @return the value, or nil
+-- @treturn integer its version, for `ifVersion`; 0 when there is no entry
+-- @usage local value, version = memory.getVersioned("config")
+function keys.getVersioned(key, callback)
+  check.key("getVersioned", key)
+  check.type("getVersioned", "the callback", callback, "function", true)
+  return scheduler.perform("getVersioned", callback, getVersioned, key)
 end
 
 --- Removes what is under the key. (w)
 -- @tparam string key
--- @tparam[opt] table options none yet
+-- @tparam[opt] table options `ifVersion`: only where the entry has this version (`conflict`); 0: where there is nothing
 -- @tparam[opt] function callback
 -- @treturn string "OK", also when there was nothing
--- @raise on a bad key or an unknown option
--- @usage memory.remove("greeting")
+-- @return nil, message, `conflict`
+-- @raise on an unknown option
+-- @usage memory.remove("session:7")
 function keys.remove(key, options, callback)
   options, callback = check.trailing("remove", options, callback)
   check.key("remove", key)
-  check.options("remove", options, {})
+  check.options("remove", options, { "ifVersion" })
+  local version
+  if options and options.ifVersion ~= nil then version = check.integer("remove", "ifVersion", options.ifVersion, 0) end
   if not callback then scheduler.mayWait("remove") end
-  return request.complete(callback, native.remove(key))
+  return request.complete(callback, native.remove(key, version and IF_VERSION or 0, version or 0))
+end
+
+--- Adds to a number, atomically. (w) Integers stay integers; with a float the sum is one.
+-- @tparam string key
+-- @tparam[opt=1] number delta
+-- @tparam[opt] table options both count only where there is no entry yet: `initial` (default 0), what delta is added
+-- to, and `ttl`
+-- @tparam[opt] function callback
+-- @treturn number the sum
+-- @return nil, message, code: `badvalue` (what is there is no number, or an integer would overflow), `nomemory`. The
+-- old value stays.
+-- @raise on an unknown option
+-- @usage local visits = memory.increment("visits")
+function keys.increment(key, delta, options, callback)
+  if type(delta) == "function" and options == nil then delta, options = nil, delta end
+  options, callback = check.trailing("increment", options, callback)
+  check.key("increment", key)
+  if delta == nil then delta = 1 end
+  check.type("increment", "delta", delta, "number")
+  local initial, ttl = 0, 0
+  if options then
+    check.options("increment", options, { "initial", "ttl" })
+    check.type("increment", "initial", options.initial, "number", true)
+    initial = options.initial or 0
+    if options.ttl ~= nil then ttl = check.milliseconds("increment", "ttl", options.ttl) end
+  end
+  if callback then
+    return request.complete(function(sum, ...)
+      if sum == nil then return callback(nil, ...) end
+      return callback(sum)
+    end, native.increment(key, delta, initial, ttl))
+  end
+  scheduler.mayWait("increment")
+  local sum, message, code = request.complete(nil, native.increment(key, delta, initial, ttl))
+  if sum == nil then return nil, message, code end
+  return sum
+end
+
+-- Its caller is the public function's: a value that cannot be shared is blamed there.
+local function update(key, fn, ttl)
+  for _ = 1, MOST_TRIES do
+    local old, version, code = getVersioned(key)
+    if code then return nil, version, code end
+    local new = fn(old)
+    local ok, message
+    if new == nil then
+      ok, message, code = request.complete(nil, native.remove(key, IF_VERSION, version))
+    else
+      local flags = ttl and IF_VERSION or IF_VERSION | KEEP_TTL
+      ok, message, code = request.complete(nil, native.set(key, new, flags, version, ttl or 0))
+    end
+    if ok then return new end
+    if code ~= "conflict" then return nil, message, code end
+  end
+  return nil, ("update: others changed '%s' in each of %d tries"):format(key, MOST_TRIES), "conflict"
+end
+
+--- Changes a value by a function, again and again until nobody interfered. (w)
+-- @tparam string key
+-- @tparam function fn `fn(old) -> new`; old is nil where there is nothing, new nil removes. It may run several times,
+-- so it should do nothing else.
+-- @tparam[opt] table options `ttl`: of the new value; without it the entry keeps the one it has
+-- @tparam[opt] function callback
+-- @return the new value
+-- @return nil, message, code: `conflict` after 1,000 tries; `toolarge`, `nomemory`
+-- @raise what fn raises; on an unknown option
+-- @usage memory.update("queue", function(queue) queue = queue or {} queue[#queue + 1] = "job" return queue end)
+function keys.update(key, fn, options, callback)
+  options, callback = check.trailing("update", options, callback)
+  check.key("update", key)
+  check.type("update", "its second argument", fn, "function")
+  check.options("update", options, { "ttl" })
+  local ttl
+  if options and options.ttl ~= nil then ttl = check.milliseconds("update", "ttl", options.ttl) end
+  return scheduler.perform("update", callback, update, key, fn, ttl)
+end
+
+local function getMany(names)
+  local task = scheduler.current()
+  local values, left, failure, waiting = {}, #names, nil, false
+  for _, name in ipairs(names) do
+    -- All of them leave in one write; the last reply goes on.
+    request.onReply(function(value, message, code)
+      if value ~= nil then
+        values[name] = value
+      elseif code ~= "notfound" then
+        failure = { message, code }
+      end
+      left = left - 1
+      if left == 0 and waiting then scheduler.resume(task) end
+    end, native.get(name))
+  end
+  if left > 0 then
+    waiting = true
+    scheduler.wait()
+  end
+  if failure then return nil, table.unpack(failure) end
+  return values
+end
+
+--- Gets several values. (w) Each is as it is at some moment meanwhile; together they are no snapshot.
+-- @tparam {string,...} names keys
+-- @tparam[opt] function callback
+-- @treturn table key -> value, of those that are there
+-- @usage local both = memory.getMany { "a", "b" }
+function keys.getMany(names, callback)
+  check.type("getMany", "its first argument", names, "table")
+  -- A copy, which is what has been checked: with a hole, or changed before the task runs, it would never be complete.
+  local copy = {}
+  for i = 1, #names do
+    check.key("getMany", names[i])
+    copy[i] = names[i]
+  end
+  check.type("getMany", "the callback", callback, "function", true)
+  return scheduler.perform("getMany", callback, getMany, copy)
+end
+
+--- Stores several values, all or none of them. (w) They have no ttl.
+-- @tparam table pairs key -> value
+-- @tparam[opt] function callback
+-- @treturn string "OK"
+-- @return nil, message, code: `nomemory`, `toolarge` (also all together are at most --max-value). Nothing has changed.
+-- @raise on a bad key, or a value that is not data
+-- @usage memory.setMany { a = 1, b = { 2 } }
+function keys.setMany(pairs_, callback)
+  check.type("setMany", "its first argument", pairs_, "table")
+  for key in next, pairs_ do check.key("setMany", key) end
+  check.type("setMany", "the callback", callback, "function", true)
+  if not callback then scheduler.mayWait("setMany") end
+  return request.complete(callback, native.setMany(pairs_))
+end
+
+local function ttlOf(key)
+  local ms, message, code = request.complete(nil, native.ttl(key))
+  if ms and ms > 0 then return ms end
+  if code and code ~= "notfound" then return nil, message, code end
+  return nil
+end
+
+--- How long an entry still has. (w)
+-- @tparam string key
+-- @tparam[opt] function callback
+-- @treturn ?integer milliseconds, at least 1; nil for an entry without a ttl, and where there is none
+-- @usage local left = memory.ttl("session:7")
+function keys.ttl(key, callback)
+  check.key("ttl", key)
+  check.type("ttl", "the callback", callback, "function", true)
+  return scheduler.perform("ttl", callback, ttlOf, key)
+end
+
+local function has(key)
+  local ms, message, code = request.complete(nil, native.ttl(key))
+  if ms then return true end
+  if code == "notfound" then return false end
+  return nil, message, code
+end
+
+--- Whether there is an entry. (w)
+-- @tparam string key
+-- @tparam[opt] function callback
+-- @treturn boolean
+-- @usage if memory.has("session:7") then print("known") end
+function keys.has(key, callback)
+  check.key("has", key)
+  check.type("has", "the callback", callback, "function", true)
+  return scheduler.perform("has", callback, has, key)
+end
+
+--- Gives an entry a new ttl. (w) This is no change of its value: the version stays.
+-- @tparam string key
+-- @tparam number ms 0: for ever
+-- @tparam[opt] function callback
+-- @treturn string "OK"
+-- @return nil, message, `notfound`
+-- @usage memory.expire("session:7", 60000)
+function keys.expire(key, ms, callback)
+  check.key("expire", key)
+  ms = check.milliseconds("expire", "the time", ms)
+  check.type("expire", "the callback", callback, "function", true)
+  if not callback then scheduler.mayWait("expire") end
+  return request.complete(callback, native.expire(key, ms))
+end
+
+--- Takes an entry's ttl away. (w) The version stays.
+-- @tparam string key
+-- @tparam[opt] function callback
+-- @treturn string "OK"
+-- @return nil, message, `notfound`
+-- @usage memory.persist("session:7")
+function keys.persist(key, callback)
+  check.key("persist", key)
+  check.type("persist", "the callback", callback, "function", true)
+  if not callback then scheduler.mayWait("persist") end
+  return request.complete(callback, native.expire(key, 0))
+end
+
+local function list(prefix, cursor, limit)
+  local names = {}
+  repeat
+    local more, message, code = request.complete(nil, native.keys(prefix, cursor, limit - #names))
+    if not more then return nil, message, code end
+    table.move(more, 1, #more, #names + 1, names)
+    cursor = message
+  until cursor == 0 or #names >= limit
+  if cursor == 0 then return names end
+  return names, cursor
+end
+
+--- Lists keys, in no order. (w) An entry that is there all the time is listed exactly once, whatever else changes.
+-- @tparam[opt=""] string prefix of the keys
+-- @tparam[opt] table options `limit` (1000): about how many, a few more may come; `cursor`: where the last list ended
+-- @tparam[opt] function callback
+-- @treturn {string,...} keys
+-- @treturn ?integer the cursor for the next list; nil: that was all
+-- @raise on an unknown option
+-- @usage local names, cursor = memory.keys("session:", { limit = 100 })
+function keys.keys(prefix, options, callback)
+  if type(prefix) == "function" then prefix, options = nil, prefix end
+  options, callback = check.trailing("keys", options, callback)
+  prefix = check.prefix("keys", prefix)
+  check.options("keys", options, { "limit", "cursor" })
+  local limit, cursor = DEFAULT_LIMIT, 0
+  if options then
+    if options.limit ~= nil then limit = check.integer("keys", "limit", options.limit, 1) end
+    if options.cursor ~= nil then cursor = check.integer("keys", "cursor", options.cursor, math.mininteger) end
+  end
+  return scheduler.perform("keys", callback, list, prefix, cursor, math.min(limit, LARGEST_LIMIT))
+end
+
+-- Sums over a walk in slices; others' requests are served between them.
+local function sum(slice, prefix)
+  local total, cursor = 0, 0
+  repeat
+    local count, message, code = request.complete(nil, slice(prefix, cursor))
+    if not count then return nil, message, code end
+    total, cursor = total + count, message
+  until cursor == 0
+  return total
+end
+
+--- Counts entries. (w)
+-- @tparam[opt=""] string prefix of their keys
+-- @tparam[opt] function callback
+-- @treturn integer
+-- @usage local sessions = memory.count("session:")
+function keys.count(prefix, callback)
+  prefix, callback = check.trailing("count", prefix, callback)
+  prefix = check.prefix("count", prefix)
+  return scheduler.perform("count", callback, sum, native.count, prefix)
+end
+
+--- Removes entries. (w) What others set meanwhile may stay.
+-- @tparam[opt=""] string prefix of their keys
+-- @tparam[opt] function callback
+-- @treturn integer how many there were
+-- @usage memory.clear("session:")
+function keys.clear(prefix, callback)
+  prefix, callback = check.trailing("clear", prefix, callback)
+  prefix = check.prefix("clear", prefix)
+  return scheduler.perform("clear", callback, sum, native.clear, prefix)
+end
+
+local function stats()
+  local entries, used, limit = request.complete(nil, native.stats())
+  if not entries then return nil, used, limit end
+  return { entries = entries, used = used, free = math.max(limit - used, 0) }
+end
+
+--- What the memory holds. (w)
+-- @tparam[opt] function callback
+-- @treturn table `entries`, and in bytes `used` and `free`
+-- @usage print(memory.stats().used)
+function keys.stats(callback)
+  check.type("stats", "the callback", callback, "function", true)
+  return scheduler.perform("stats", callback, stats)
 end
 
 return keys

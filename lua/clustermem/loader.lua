@@ -8,8 +8,6 @@ local loader = {}
 
 -- name -> { task = who loads it (false outside tasks), waiters = tasks }
 local loading = {}
--- task -> the name it waits for
-local waitsFor = setmetatable({}, { __mode = "k" })
 
 local function search(name)
   local searchers = package.searchers
@@ -23,27 +21,14 @@ local function search(name)
   error(("module '%s' not found:%s"):format(name, table.concat(reasons)), 3)
 end
 
--- Whether who loads the module waits, through others perhaps, for this task.
-local function isCircular(name, task)
-  while name do
-    local owner = loading[name] and loading[name].task
-    if owner == nil then return false end
-    if owner == task then return true end
-    name = waitsFor[owner]
-  end
-  return false
-end
-
 local function waitFor(name, entry)
   local task = scheduler.current() or false
-  if isCircular(name, task) then
+  if task == entry.task or entry.task and scheduler.waitFor({ entry.task }, task) then
     error(("module '%s' is required by itself, directly or through others"):format(name), 3)
   end
   scheduler.mayWait(("require of '%s', which another task is loading,"):format(name), 2)
-  entry.waiters[#entry.waiters + 1] = task
-  waitsFor[task] = name
-  scheduler.wait()
-  waitsFor[task] = nil
+  table.insert(entry.waiters, task)
+  scheduler.waitOn { entry.task }
 end
 
 local Loading = {

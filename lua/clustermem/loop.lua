@@ -6,13 +6,17 @@ local scheduler = require "clustermem.scheduler"
 
 local loop = {}
 
-local function report(value)
-  scheduler.uncaught(value, debug.traceback(nil, 2))
+local function settle(raised, ...)
+  if raised then
+    scheduler.uncaught((...))
+  else
+    return ...
+  end
 end
 
 --- Calls a callback of luv's, with what it raises uncaught; the loop calls it.
 function loop.guard(fn, ...)
-  return select(2, xpcall(fn, report, ...))
+  return settle(scheduler.try(fn, ...))
 end
 
 local function walk(callback)

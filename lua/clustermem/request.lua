@@ -6,8 +6,19 @@ local scheduler = require "clustermem.scheduler"
 
 local request = {}
 
--- id -> the task that waits, or the function to call back
+-- id -> the function to call with the results
 local pending = {}
+
+--- Has a function called with the results of what `native` has issued, from the loop, in no task: it must not wait.
+-- @tparam function fn
+-- @tparam ?integer id nil: it could not be issued, and fn is called at once
+function request.onReply(fn, id, ...)
+  if id then
+    pending[id] = fn
+  else
+    fn(nil, ...)
+  end
+end
 
 --- Completes what `native` has issued: waits for its reply, or has it call back. A tail call of the public function,
 -- after scheduler.mayWait where there is no callback.
@@ -18,7 +29,10 @@ function request.complete(callback, id, ...)
   if callback then
     scheduler.hold()
     if id then
-      pending[id] = callback
+      pending[id] = function(...)
+        scheduler.start(callback, ...)
+        scheduler.release()
+      end
       native.throttle()
     else
       scheduler.spawn(callback, nil, ...)
@@ -27,20 +41,16 @@ function request.complete(callback, id, ...)
     return
   end
   if not id then return nil, ... end
-  pending[id] = scheduler.current()
+  local task = scheduler.current()
+  pending[id] = function(...) scheduler.resume(task, ...) end
   return scheduler.wait()
 end
 
 --- A reply, or a timer, has come; the loop calls it.
 function request.reply(id, ...)
-  local waiter = pending[id]
+  local fn = pending[id]
   pending[id] = nil
-  if type(waiter) == "function" then
-    scheduler.start(waiter, ...)
-    scheduler.release()
-  elseif waiter then
-    scheduler.resume(waiter, ...)
-  end
+  if fn then fn(...) end
 end
 
 return request

@@ -10,9 +10,8 @@ local native = require "clustermem.native"
 local errors = require "clustermem.errors"
 
 local create, resume, yield = coroutine.create, coroutine.resume, coroutine.yield
-local running, isyieldable, close = coroutine.running, coroutine.isyieldable, coroutine.close
-local status = coroutine.status
-local pack, unpack = table.pack, table.unpack
+local running, isyieldable, status = coroutine.running, coroutine.isyieldable, coroutine.status
+local pack, unpack, traceback = table.pack, table.unpack, debug.traceback
 
 local scheduler = {}
 
@@ -48,8 +47,10 @@ end
 local queue, first, last = {}, 1, 0
 
 local function enqueue(task, ...)
+  -- First the table: making it may run a finalizer, and that may come here too.
+  local entry = pack(task, ...)
   last = last + 1
-  queue[last] = pack(task, ...)
+  queue[last] = entry
   if first == last then native.wake() end
 end
 
@@ -60,9 +61,11 @@ function scheduler.setUncaught(fn)
   onUncaught = fn
 end
 
---- An error that nobody catches: reported, and unless somebody listens for such, the end of the process.
-function scheduler.uncaught(value, traceback, task)
-  onUncaught(value, traceback, task)
+--- Reports an error that nobody catches, which is the end of the process unless somebody listens for such.
+-- @tparam table what as scheduler.try gives it
+-- @tparam ?table task whose it is
+function scheduler.uncaught(what, task)
+  onUncaught(what.value, what.traceback, task)
 end
 
 local function finish(task, state)
@@ -74,23 +77,41 @@ local function finish(task, state)
   return taken
 end
 
-local function fail(task, value)
-  local traceback = debug.traceback(task.co)
-  -- Only now, with the traceback taken: pending __close handlers run.
-  close(task.co)
-  task.failure = { value = value }
-  if not finish(task, "failed") then onUncaught(value, traceback, task) end
+-- What has been raised, and where.
+local Failure = {}
+
+local function failure(value)
+  return setmetatable({ value = value, traceback = traceback(nil, 2) }, Failure)
 end
 
--- After a coroutine of a task has stopped running: with WAIT, with its results, or with an error.
-local function settle(task, ok, ...)
+local function tried(ok, ...)
+  if ok or getmetatable(...) == Failure then return not ok, ... end
+  return true, failure((...)) -- Lua calls no handler when it is out of memory
+end
+
+--- Calls a function and catches what it raises.
+-- @treturn boolean whether it raised
+-- @return what it returned, or `{ value =, traceback = }`
+function scheduler.try(fn, ...)
+  return tried(xpcall(fn, failure, ...))
+end
+
+local function fail(task, what)
+  task.failure = what
+  if not finish(task, "failed") then scheduler.uncaught(what, task) end
+end
+
+-- After a task has stopped running: because it waits, or with what scheduler.try gave.
+local function settle(task, ok, raised, ...)
   if not ok then
+    fail(task, failure(raised)) -- not even the call could be made
+  elseif status(task.co) ~= "dead" then
+    if raised ~= WAIT then fail(task, failure("a task was suspended by something that is not clustermem")) end
+  elseif raised then
     fail(task, (...))
-  elseif status(task.co) == "dead" then
+  else
     task.results = pack(...)
     finish(task, "done")
-  elseif ... ~= WAIT then
-    fail(task, "a task was suspended by something that is not clustermem")
   end
 end
 
@@ -118,7 +139,9 @@ end
 -- `joiners`, until the task has ended, are functions to be called with it then; one that returns true takes its error.
 local function new(fn)
   lastId = lastId + 1
-  local task = setmetatable({ id = lastId, state = "ready", joiners = {}, co = create(fn) }, Task)
+  local task = setmetatable({ id = lastId, state = "ready", joiners = {} }, Task)
+  -- Caught inside the task, so that what is to be closed on the way out may wait.
+  task.co = create(function(...) return scheduler.try(fn, ...) end)
   context[task.co] = task
   scheduler.hold()
   return task
@@ -168,6 +191,23 @@ end
 function scheduler.wait()
   context[running()].state = "waiting"
   return yield(WAIT)
+end
+
+--- Whether one of the tasks waits, through others perhaps, for this one.
+function scheduler.waitFor(tasks, target)
+  for _, task in ipairs(tasks) do
+    if task == target or task.waitsOn and scheduler.waitFor(task.waitsOn, target) then return true end
+  end
+  return false
+end
+
+--- Suspends the current task until others, of which none waits for it, have it woken.
+-- @tparam {table,...} tasks
+function scheduler.waitOn(tasks)
+  local task = context[running()]
+  task.waitsOn = tasks
+  scheduler.wait()
+  task.waitsOn = nil
 end
 
 --- The callers of a function that waits, without a callback, get its results; with one, a task of its own calls it

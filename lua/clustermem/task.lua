@@ -24,6 +24,13 @@ function task.spawn(fn, ...)
   return scheduler.spawn(fn, ...)
 end
 
+local function sleep(ms)
+  local current = scheduler.current()
+  -- Woken, not resumed: a task that sleeps shorter than it computes would keep the loop at its timers for ever.
+  request.onReply(function() scheduler.wake(current) end, native.sleep(ms))
+  scheduler.wait()
+end
+
 --- Waits. (w)
 -- @tparam number ms milliseconds; 0 lets others run
 -- @tparam[opt] function callback
@@ -31,30 +38,25 @@ end
 function task.sleep(ms, callback)
   ms = check.milliseconds("task.sleep", "the time", ms)
   check.type("task.sleep", "the callback", callback, "function", true)
-  if not callback then scheduler.mayWait("task.sleep") end
-  return request.complete(callback, native.sleep(ms))
+  return scheduler.perform("task.sleep", callback, sleep, ms)
 end
 
--- Whether a task waits, through others perhaps, for the current one to end.
-local function endsIn(joined, current)
-  while joined do
-    if joined == current then return true end
-    joined = joined.joining
-  end
-  return false
+-- Has a function called when the task ends; see scheduler's joiners.
+local function onEnd(joined, fn)
+  table.insert(joined.joiners, fn)
 end
 
 local function join(joined)
-  local current = scheduler.current()
   if joined.joiners then
-    if endsIn(joined, current) then error("task.join would wait for ever: the tasks wait for each other", 0) end
-    table.insert(joined.joiners, function()
+    local current = scheduler.current()
+    if scheduler.waitFor({ joined }, current) then
+      error("task.join would wait for ever: the tasks wait for each other", 0)
+    end
+    onEnd(joined, function()
       scheduler.wake(current)
       return true
     end)
-    current.joining = joined
-    scheduler.wait()
-    current.joining = nil
+    scheduler.waitOn { joined }
   end
   if joined.failure then error(joined.failure.value, 0) end
   return table.unpack(joined.results, 1, joined.results.n)
@@ -89,9 +91,9 @@ local function all(fns)
   local tasks = {}
   for i, fn in ipairs(fns) do
     tasks[i] = scheduler.spawn(fn)
-    table.insert(tasks[i].joiners, ended)
+    onEnd(tasks[i], ended)
   end
-  if left > 0 then scheduler.wait() end
+  if left > 0 then scheduler.waitOn(tasks) end -- they are new: none of them waits for anybody yet
   if failure then error(failure.value, 0) end
   local firsts = {}
   for i, each in ipairs(tasks) do firsts[i] = each.results[1] end

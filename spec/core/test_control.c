@@ -75,12 +75,18 @@ static void too_many_arguments_are_refused(void **state) {
     (void)state;
     struct cm_script script, arrived;
     assert_int_equal(cm_script_init(&script), 0);
-    for (int more = 0; more <= 1; more++) {
-        while (script.args.count < (size_t)CM_SCRIPT_MAX_STRINGS + (size_t)more)
-            assert_int_equal(cm_strings_append(&script.args, cm_bytes_of("x")), 0);
-        assert_int_equal(pass_on(&script, &arrived), more ? CM_E_BADFRAME : 0);
-        cm_script_deinit(&arrived);
-    }
+    struct cm_strings *strings[] = {&script.args, &script.env};
+    static const size_t most[] = {CM_SCRIPT_MAX_ARGS, CM_SCRIPT_MAX_ENV};
+    for (size_t i = 0; i < 2; i++)
+        for (size_t more = 0; more <= 1; more++) {
+            while (strings[i]->count < most[i] + more)
+                assert_int_equal(cm_strings_append(strings[i], cm_bytes_of(i ? "A=1" : "x")), 0);
+            assert_int_equal(pass_on(&script, &arrived), more ? CM_E_BADFRAME : 0);
+            cm_script_deinit(&arrived);
+            if (more)
+                free(strings[i]->items[--strings[i]->count]);
+            strings[i]->items[strings[i]->count] = NULL;
+        }
     cm_script_deinit(&script);
 }
 

@@ -205,6 +205,49 @@ static void bytes_too_many_for_a_length_are_refused(void **state) {
     assert_int_equal(buf.len, 0);
 }
 
+static void a_number_can_be_written_over(void **state) {
+    (void)state;
+    struct cm_buf buf = {0};
+    struct cm_writer writer;
+    cm_writer_init(&writer, &buf);
+    cm_write_u8(&writer, 1);
+    cm_write_u32(&writer, 0);
+    cm_write_u8(&writer, 6);
+    cm_rewrite_u32(&writer, 1, 0x05040302);
+    const uint8_t expected[] = {1, 2, 3, 4, 5, 6};
+    assert_int_equal(buf.len, sizeof expected);
+    assert_memory_equal(buf.data, expected, sizeof expected);
+    /* Not after a failure: what should be there may be missing. */
+    cm_write_bytes(&writer, (struct cm_bytes){(const uint8_t *)"", (size_t)UINT32_MAX + 1});
+    cm_rewrite_u32(&writer, 1, 0);
+    cm_rewrite_u32(&writer, 1000, 0);
+    assert_memory_equal(buf.data, expected, sizeof expected);
+    assert_int_equal(writer.error, CM_E_TOOLARGE);
+    cm_buf_deinit(&buf);
+}
+
+static void what_is_left_is_counted(void **state) {
+    (void)state;
+    struct cm_buf buf = {0};
+    struct cm_writer writer;
+    struct cm_reader reader;
+    cm_reader_init(&reader, cm_buf_view(&buf));
+    assert_int_equal(cm_reader_left(&reader), 0);
+    cm_writer_init(&writer, &buf);
+    cm_write_u8(&writer, 1);
+    cm_write_bytes(&writer, cm_bytes_of("abc"));
+    cm_write_u64(&writer, 2);
+    cm_reader_init(&reader, cm_buf_view(&buf));
+    assert_int_equal(cm_reader_left(&reader), 16);
+    cm_read_u8(&reader);
+    assert_int_equal(cm_reader_left(&reader), 15);
+    cm_read_bytes(&reader);
+    assert_int_equal(cm_reader_left(&reader), 8);
+    cm_read_u64(&reader);
+    assert_int_equal(cm_reader_left(&reader), 0);
+    cm_buf_deinit(&buf);
+}
+
 static void check_error(int code, const char *text, int expected_code, const char *expected_text) {
     struct cm_buf buf = {0};
     struct cm_writer writer;
@@ -268,6 +311,8 @@ int main(void) {
         cmocka_unit_test(a_length_beyond_the_payload_is_refused),
         cmocka_unit_test(a_count_is_what_the_rest_can_hold),
         cmocka_unit_test(bytes_too_many_for_a_length_are_refused),
+        cmocka_unit_test(a_number_can_be_written_over),
+        cmocka_unit_test(what_is_left_is_counted),
         cmocka_unit_test(errors_are_read_back),
         cmocka_unit_test(a_failed_allocation_is_remembered),
     };

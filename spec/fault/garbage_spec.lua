@@ -1,0 +1,212 @@
+-- A worker that writes what it likes to its end of the channel, descriptor 3.
+local clusters = require "clusters"
+
+-- Helpers of the scripts: raw bytes as a frame, and their way to the master.
+local raw = [[
+  local ops = { set = 1, get = 2, remove = 3, fork = 16, shutdown = 17, online = 32, failed = 33, init = 48, stop = 49 }
+  local function frame(op, payload, id, flags, zero, length)
+    payload = payload or ""
+    return string.pack("<I4BBI2I4", length or #payload, ops[op] or op, flags or 0, zero or 0, id or 1000000) .. payload
+  end
+  local function send(bytes)
+    while #bytes > 0 do
+      local sent = uv.fs_write(3, bytes)
+      if sent then bytes = bytes:sub(sent + 1) else task.sleep(1) end
+    end
+  end
+  local function key(text) return string.pack("<s4", text) end
+  -- A whole request to set, of an encoded value.
+  local function set(name, value) return frame("set", key(name) .. key(value) .. ("\0"):rep(1 + 8 + 8)) end
+]]
+
+describe("bytes that are no frame", function()
+  before_each(clusters.watch)
+  after_each(clusters.finish)
+
+  -- Worker 1 sends them once; the cluster must kill it, say so, start it again, and work on.
+  local function kill(expression)
+    local c = clusters.start {
+      workers = 2,
+      app = raw .. ([[
+        if cluster.worker.slot == 2 then
+          local turn = 0
+          while memory.get("stop") ~= true do
+            turn = turn + 1
+            assert(memory.set("turn", turn) == "OK")
+            assert(memory.get("turn") == turn)
+            task.sleep(1)
+          end
+          print("worker 2 worked on")
+          return
+        end
+        if not memory.get("sent") then
+          memory.set("sent", cluster.worker.id)
+          while not memory.get("turn") do task.sleep(1) end
+          send(%s)
+          task.sleep(60000)
+          print("survived")
+        end
+        assert(memory.get("sent") ~= cluster.worker.id)
+        memory.set("stop", true)
+        print("started again")
+      ]]):format(expression),
+    }
+    c:waitExit()
+    assert.equal(0, c.code, c.err)
+    assert.matches("started again\n", c.out)
+    assert.matches("worker 2 worked on\n", c.out)
+    assert.not_matches("survived", c.out)
+    local worker = "error worker %d+ %(slot 1, pid %d+%) "
+    assert.equal(1, c:count(worker .. "is killed: it sent a malformed frame\n", "err"), c.err)
+    assert.equal(1, c:count(worker .. "was killed by SIGKILL\n", "err"), c.err)
+    assert.equal(1, c:count("slot 1 starts again in 100 ms", "err"))
+    assert.equal(0, c:count("slot 2 starts again", "err"), c.err)
+  end
+
+  local cases = {
+    { "noise", '("\\xAB"):rep(4096)' },
+    { "zeros", '("\\0"):rep(64)' },
+    { "text", '("GET / HTTP/1.1\\r\\n\\r\\n")' },
+    { "an unknown operation", "frame(99)" },
+    { "operation 0", "frame(0)" },
+    { "operation 255", "frame(255)" },
+    { "a field that must be zero and is not", 'frame("get", key "k", 7, 0, 1)' },
+    { "the same field's upper byte", 'frame("get", key "k", 7, 0, 256)' },
+    { "an unknown flag", 'frame("get", key "k", 7, 4)' },
+    { "the reply flag", 'frame("get", key "k", 7, 1)' },
+    { "the error flag alone", 'frame("get", key "k", 7, 2)' },
+    { "an error reply", 'frame("get", key "k", 7, 3)' },
+    { "a length over the limit", 'frame("set", "", 7, 0, 0, 0x7fffffff)' },
+    { "the greatest length", 'frame("set", "", 7, 0, 0, 0xffffffff)' },
+    { "a length over that of the largest value", 'frame("set", "", 7, 0, 0, 80 << 20)' },
+    { "an empty payload", 'frame("get")' },
+    { "a key that ends outside the payload", 'frame("get", "\\255\\255\\0\\0abc")' },
+    { "a key of 4 GiB", 'frame("get", "\\255\\255\\255\\255")' },
+    { "a key without its value", 'frame("set", key "k")' },
+    { "a value that ends outside the payload", 'frame("set", key "k" .. "\\9\\0\\0\\0abc")' },
+    { "an empty key", 'frame("set", key "" .. key "v")' },
+    { "a key over 65,535 bytes", 'frame("get", key(("k"):rep(65536)))' },
+    { "something behind the payload's end", 'frame("get", key "k" .. "x")' },
+    { "something behind a removal's end", 'frame("remove", key "k" .. "\\0")' },
+    { "process 0's operation fork", 'frame("fork", string.pack("<I4s4I4", 1, "app.lua", 0))' },
+    { "process 0's operation shutdown", 'frame("shutdown")' },
+    { "a request as a notice", 'frame("get", key "k", 0)' },
+    { "a notice as a request", 'frame("online", "", 7)' },
+    { "the master's own operations", 'frame("init", "", 0)' },
+    { "the master's own operations, stop", 'frame("stop", "", 0)' },
+    { "good frames and then a bad one, in one write", 'frame("get", key "k"):rep(100) .. frame(99)' },
+  }
+
+  for _, case in ipairs(cases) do
+    it(("get their sender killed and nobody else: %s"):format(case[1]), function() kill(case[2]) end)
+  end
+end)
+
+describe("a frame", function()
+  before_each(clusters.watch)
+  after_each(clusters.finish)
+
+  -- The script writes raw requests; the replies are nobody's and are dropped by the worker.
+  local function output(script)
+    local c = clusters.run { app = raw .. script }
+    assert.equal(0, c.code, c.err)
+    return c.out
+  end
+
+  it("may come byte by byte", function()
+    assert.equal("raw\n", output [[
+      memory.get("k") -- so that nothing else is on its way
+      for byte in set("k", "\xA3raw"):gmatch "." do
+        send(byte)
+        task.sleep(0.1)
+      end
+      print(memory.get("k"))
+    ]])
+  end)
+
+  it("is handled in order with what came before it in the same write", function()
+    assert.equal("3\n", output [[
+      send(set("k", "\1") .. set("k", "\2") .. set("k", "\3"))
+      print(memory.get("k"))
+    ]])
+  end)
+
+  it("that is cut off by its sender's death does nothing", function()
+    local c = clusters.run {
+      app = raw .. [[
+        if cluster.worker.id == 1 then
+          send(set("before", "\1") .. set("k", "\1"):sub(1, -2))
+          uv.kill(cluster.worker.pid, "sigkill")
+          task.sleep(10000)
+        end
+        print(memory.get("before"), memory.get("k"))
+      ]],
+    }
+    assert.equal("1\tnil\n", c.out)
+    assert.equal(0, c.code)
+  end)
+
+  it("with a value over --max-value, sent past the worker's own check, is answered with toolarge", function()
+    local c = clusters.run {
+      "--max-value", "1K",
+      app = raw .. [[
+        send(set("k", "\xC5" .. ("x"):rep(2000)))
+        print(memory.get("k"), memory.set("k", 1))
+      ]],
+    }
+    assert.matches("^nil\tOK\t%d+\n$", c.out)
+  end)
+
+  it("is answered to who sent it, although each process counts its ids from 1", function()
+    local c = clusters.run {
+      workers = 4,
+      app = [[
+        local me = "k" .. cluster.worker.id
+        for i = 1, 500 do
+          assert(memory.set(me, me .. i) == "OK")
+          assert(memory.get(me) == me .. i)
+        end
+        print "ok"
+      ]],
+    }
+    assert.equal(4, c:count("ok\n"))
+  end)
+
+  it("that a process gets and cannot read ends that process alone", function()
+    -- A value that is no value: its reader is told by the master's reply, and can go on no more.
+    local c = clusters.run {
+      app = raw .. [[
+        if cluster.worker.id == 1 then
+          send(set("bad", "\xC1"))
+          memory.get("bad")
+          print "read"
+        end
+        print("worker " .. cluster.worker.id)
+      ]],
+    }
+    assert.equal("worker 2\n", c.out)
+    assert.equal(0, c.code)
+    assert.matches("the master cannot be understood", c.err)
+  end)
+end)
+
+describe("a process that closes its channel", function()
+  before_each(clusters.watch)
+  after_each(clusters.finish)
+
+  it("is killed and started again", function()
+    local c = clusters.run {
+      app = [[
+        if cluster.worker.id == 1 then
+          uv.fs_close(3)
+          local start = uv.hrtime()
+          repeat until uv.hrtime() - start > 20e9
+        end
+        print("worker " .. cluster.worker.id)
+      ]],
+    }
+    assert.equal("worker 2\n", c.out)
+    assert.equal(0, c.code)
+    assert.matches("worker 1 %(slot 1, pid %d+%) was killed by SIGKILL", c.err)
+  end)
+end)

@@ -1,0 +1,37 @@
+local uv = require "luv"
+local clusters = require "clusters"
+
+describe("the example", function()
+  before_each(clusters.watch)
+  after_each(clusters.finish)
+
+  local folder = uv.cwd() .. "/scripts/examples"
+  local names = {}
+  local scan = uv.fs_scandir(folder)
+  while scan do
+    local name = uv.fs_scandir_next(scan)
+    if not name then break end
+    if name:find("%.lua$") then names[#names + 1] = name end
+  end
+  table.sort(names)
+
+  it("counter.lua and hello.lua are there", function()
+    assert.truthy(table.concat(names, " "):find("counter.lua", 1, true))
+    assert.truthy(table.concat(names, " "):find("hello.lua", 1, true))
+  end)
+
+  for _, name in ipairs(names) do
+    it(name .. " runs, says something and ends by itself", function()
+      local c = clusters.run { args = { "-w", "2", folder .. "/" .. name } }
+      assert.equal(0, c.code, c.err)
+      assert.matches("%S", c.out)
+      assert.not_matches(" error ", c.err)
+      assert.not_matches("starts again", c.err)
+    end)
+
+    it(name .. " has less than 60 lines", function()
+      local lines = select(2, clusters.read(folder .. "/" .. name):gsub("\n", ""))
+      assert.is_true(lines < 60, lines .. " lines")
+    end)
+  end
+end)
