@@ -30,7 +30,7 @@ int cm_number_decode(struct cm_bytes value, struct cm_number *number) {
     size_t len = value.len - 1;
     *number = (struct cm_number){0};
     if (head <= POSITIVE_FIXINT_MOST || head >= NEGATIVE_FIXINT_LEAST) {
-        number->integer = (int8_t)head;
+        number->integer = head <= POSITIVE_FIXINT_MOST ? head : head - 256;
         return len == 0 ? 0 : CM_E_BADVALUE;
     }
     if (head == FLOAT64 && len == 8) {
@@ -46,8 +46,8 @@ int cm_number_decode(struct cm_bytes value, struct cm_number *number) {
     }
     if (head >= INT8 && head <= INT64 && len == (size_t)1 << (head - INT8)) {
         /* The sign is that of the shorter integer. */
-        unsigned shift = 64 - 8 * (unsigned)len;
-        number->integer = (int64_t)(read_big_endian(body, len) << shift) >> shift;
+        uint64_t sign = UINT64_C(0x80) << 8 * (len - 1);
+        number->integer = (int64_t)((read_big_endian(body, len) ^ sign) - sign);
         return 0;
     }
     return CM_E_BADVALUE;
