@@ -134,11 +134,11 @@ function cluster.fork(options, callback)
   options = options or {}
   if options.script == nil and info.test then error("cluster.fork: in a test the script must be named", 2) end
   local args = { text("cluster.fork", "script", options.script or info.args[1]) }
+  check.type("cluster.fork", "args", options.args, "table", true)
+  check.type("cluster.fork", "env", options.env, "table", true)
   if options.args and #options.args > MOST_ARGS then
     error(("cluster.fork: there are more than %d args"):format(MOST_ARGS), 2)
   end
-  check.type("cluster.fork", "args", options.args, "table", true)
-  check.type("cluster.fork", "env", options.env, "table", true)
   for i, arg in ipairs(options.args or {}) do args[i + 1] = text("cluster.fork", ("args[%d]"):format(i), arg) end
   local env = {}
   for name, value in pairs(options.env or {}) do

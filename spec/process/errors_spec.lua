@@ -331,6 +331,39 @@ describe("the end of a process", function()
     end
   end)
 
+  it("lets issued frames out also when the master hears of the end before it has read them", function()
+    local c = clusters.start {
+      workers = 2,
+      app = [[
+        if cluster.worker.slot == 1 then
+          print("up " .. cluster.worker.pid)
+          -- The master is stopped from outside; from then on nothing here may wait for it.
+          local function stopped()
+            local file = io.open(("/proc/%d/status"):format(uv.os_getppid()))
+            local text = file:read("a")
+            file:close()
+            return text:find "State:%s+T"
+          end
+          while not stopped() do end
+          for i = 1, 150 do memory.set("k" .. i, ("v"):rep(1000), function() end) end
+          cluster.exit(0)
+        end
+        while #cluster.workers() < 2 do task.sleep(1) end
+        while #cluster.workers() == 2 do task.sleep(1) end
+        for i = 1, 150 do assert(memory.get("k" .. i), "lost: " .. i) end
+        print "all there"
+      ]],
+    }
+    local pid = c:waitFor("up (%d+)\n")
+    c:kill("sigstop")
+    c:waitUntil("the worker's end", function()
+      return clusters.read(("/proc/%d/status"):format(pid)):find("State:%s+Z")
+    end)
+    c:kill("sigcont")
+    assert.equal(0, (c:waitExit()), c.err)
+    assert.matches("all there\n", c.out)
+  end)
+
   it("by cluster.exit gives waiting tasks up and calls no shutdown listeners", function()
     assert.equal("main\n", clusters.output [[
       cluster.on("shutdown", function() print "shutdown" end)

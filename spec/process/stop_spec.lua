@@ -60,9 +60,11 @@ describe("a cluster that is asked to stop", function()
   end)
 
   it("calls the listeners once, however often it is asked", function()
-    local c = start { app = graceful:gsub("sleep%(20%)", "sleep(100)") }
+    local c = start { app = graceful:gsub("sleep%(20%)", "sleep(100) print 'slept'") }
+    c:kill("sigterm", c:waitFor("up (%d+)\n"))
     for _ = 1, 3 do c:kill("sigterm") end
     assert.equal(0, (c:waitExit()))
+    assert.equal(1, c:count("slept\n"))
     assert.equal(1, c:count("left 1\n"))
   end)
 

@@ -317,11 +317,11 @@ describe("set, get and remove", function()
         local ROUNDS = 300
         local turns, wake = 0, nil
         local function take(socket)
-          socket:read_start(function(err, data)
+          assert(socket:read_start(function(err, data)
             assert(not err, err)
             turns = turns + #(data or "")
             if wake then wake() end
-          end)
+          end))
         end
         local function round(socket, mine, theirs, i)
           assert(memory.set(mine, i))
@@ -340,7 +340,11 @@ describe("set, get and remove", function()
           server:accept(socket)
           server:close()
         else
-          while task.await(function(resume) socket:connect("turns", resume) end) do task.sleep(1) end
+          while task.await(function(resume) socket:connect("turns", resume) end) do
+            socket:close()
+            task.sleep(1)
+            socket = uv.new_pipe(false)
+          end
         end
         take(socket)
         for i = 1, ROUNDS do
