@@ -14,7 +14,8 @@ struct world {
     uint64_t random;
 };
 
-/* Each entry that is in is where it says, nothing else is, and the first is the least. */
+/* Each entry that is in is where it says, behind none that expires later, nothing else is, and the first is
+ * the least. */
 static void check(struct world *world) {
     size_t count = 0;
     uint64_t least = UINT64_MAX;
@@ -26,6 +27,8 @@ static void check(struct world *world) {
         least = entry->expires_ms < least ? entry->expires_ms : least;
         assert_true(entry->expiry_place < world->expiry.count);
         assert_ptr_equal(world->expiry.heap[entry->expiry_place], entry);
+        if (entry->expiry_place)
+            assert_true(world->expiry.heap[(entry->expiry_place - 1) / 2]->expires_ms <= entry->expires_ms);
     }
     assert_int_equal(world->expiry.count, count);
     struct cm_entry *first = cm_expiry_first(&world->expiry);
@@ -103,7 +106,7 @@ static void each_can_be_taken_out(void **state) {
     (void)state;
     for (size_t n = 0; n < ENTRIES; n++) {
         static struct world world;
-        world = (struct world){.random = 3};
+        world = (struct world){.random = n};
         for (size_t i = 0; i < ENTRIES; i++)
             assert_int_equal(add(&world, i, 1 + random_below(&world.random, 1000)), 0);
         drop(&world, &world.entries[n]);

@@ -584,7 +584,7 @@ static void lists_come_in_slices(void **state) {
     check_listing(500, 5, 1, 1000, 200, 500);
     check_listing(500, 5, 50, 2000, 5, 10);
     check_listing(500, 5, UINT32_MAX, 5000, 1, 1);
-    check_listing(30000, 5, UINT32_MAX, 5000 * 9, 15, 16);
+    check_listing(30000, 5, UINT32_MAX, 45000, 15, 16);
     check_listing(1000, 1000, UINT32_MAX, 90000, 11, 16);
     check_listing(300, CM_KEY_MAX_BYTES, UINT32_MAX, cm_reply_most_bytes(0) / 2, 40, 300);
 }

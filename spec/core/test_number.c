@@ -145,20 +145,23 @@ static void what_is_written_is_read_back(void **state) {
     }
 }
 
+static int add_integers(int64_t a, int64_t b, struct cm_number *sum) {
+    struct cm_number first = {.integer = a};
+    struct cm_number second = {.integer = b};
+    return cm_number_add(first, second, sum);
+}
+
 static void check_sum(int64_t a, int64_t b, int64_t expected) {
     struct cm_number sum = {.is_float = true};
-    assert_int_equal(cm_number_add((struct cm_number){.integer = a}, (struct cm_number){.integer = b}, &sum),
-                     0);
+    assert_int_equal(add_integers(a, b, &sum), 0);
     assert_false(sum.is_float);
     assert_int_equal(sum.integer, expected);
 }
 
 static void check_overflow(int64_t a, int64_t b) {
     struct cm_number sum;
-    assert_int_equal(cm_number_add((struct cm_number){.integer = a}, (struct cm_number){.integer = b}, &sum),
-                     CM_E_BADVALUE);
-    assert_int_equal(cm_number_add((struct cm_number){.integer = b}, (struct cm_number){.integer = a}, &sum),
-                     CM_E_BADVALUE);
+    assert_int_equal(add_integers(a, b, &sum), CM_E_BADVALUE);
+    assert_int_equal(add_integers(b, a, &sum), CM_E_BADVALUE);
 }
 
 static void integers_add_up_or_overflow(void **state) {

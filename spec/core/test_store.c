@@ -241,7 +241,8 @@ static void drop(struct world *world, size_t n, const struct cm_change *change) 
 static int increment(struct world *world, size_t n) {
     char space[KEY_BYTES];
     struct expected next = {.there = true, .expires_ms = random_time(world)};
-    struct cm_number delta = random_number(world), initial = random_number(world), sum, expected_sum;
+    struct cm_number delta = random_number(world), initial = random_number(world);
+    struct cm_number sum, expected_sum = {0};
     int err = cm_store_increment(world->store, key_of(n, space), delta, initial, next.expires_ms,
                                  world->now_ms, &sum, &next.version);
     met(world, n);
@@ -438,6 +439,7 @@ static int clear(struct world *world) {
                               world->now_ms, &slice);
         assert_int_equal(more, cursor != 0);
         removed += slice;
+        world->last_version += slice; /* each removal takes one */
         for (size_t n = 0; n < KEYS; n++) {
             char space[KEY_BYTES];
             /* At time 0 nothing has expired. */
