@@ -26,6 +26,18 @@ const char *cm_process_name(const struct cm_process *process) {
     return name;
 }
 
+const char *cm_process_ending(const struct cm_process *process) {
+    static char text[48];
+    const char *name = sigabbrev_np(process->signal);
+    if (process->signal == 0)
+        snprintf(text, sizeof text, "exited with code %d", process->exit_code);
+    else if (name)
+        snprintf(text, sizeof text, "was killed by SIG%s", name);
+    else
+        snprintf(text, sizeof text, "was killed by signal %d", process->signal);
+    return text;
+}
+
 static void part_closed(struct cm_process *process) {
     if (--process->open_parts)
         return;

@@ -47,6 +47,9 @@ struct cm_process {
  * next call. */
 const char *cm_process_name(const struct cm_process *process);
 
+/* How it ended, once it has: "exited with code 1", "was killed by SIGSEGV". As above. */
+const char *cm_process_ending(const struct cm_process *process);
+
 /* Starts a process of this binary, in the master's environment with the script's lines in it, and tells it
  * `init`, whose id and slot become its own. It is the caller's to link. 0, or an errno or CM_E_NOMEMORY with
  * nothing started. */

@@ -8,54 +8,18 @@
 #include "base/error.h"
 
 enum {
-    FIRST_DELAY_MS = 100,
-    LONGEST_DELAY_MS = 10000,
-    HEALTHY_MS = 10000, /* after a life this long the delays start from the first again */
-    LIFE_MS = 1000,     /* less is no life */
-    MOST_FAILURES = 5,  /* in a row without a life: a crash loop */
-    ONLINE_MS = 30000,  /* a reload gives up on a new worker that is not online by then */
-    LEAST_EXIT_MS =
-        1000, /* who leaves may wait this long for its last frames to be taken, whatever --grace says */
-};
-
-struct cm_slot {
-    struct cm_list link;
-    struct cm_supervisor *supervisor;
-    uint32_t number;
-    struct cm_script script;
-    struct cm_process *current;
-    struct cm_process *next; /* in a reload: the successor that is not online yet */
-    struct cm_process *old;  /* in a reload: the predecessor that has been asked to stop */
-    uv_timer_t timer;        /* until the next start; in a reload, until the successor is overdue */
-    bool waiting;            /* the timer runs until the next start */
-    bool due;                /* a reload has still to come here */
-    bool proven;             /* a worker has had a life here */
-    bool failed;             /* the last worker ended otherwise than with exit code 0 */
-    unsigned failures;       /* in a row without a life */
-    uint64_t delay_ms;       /* before the next start */
+    ONLINE_MS = 30000,    /* a reload gives up on a new worker that is not online by then */
+    LEAST_EXIT_MS = 1000, /* for a process's last frames to be taken, however short --grace is */
 };
 
 static const struct cm_process_events process_events;
 static void on_timer(uv_timer_t *timer);
 static void reload_step(struct cm_supervisor *supervisor);
 
-static struct cm_slot *slot_at(struct cm_list *link) {
-    return CM_LIST_ITEM(link, struct cm_slot, link);
-}
-
-static struct cm_slot *slot_of(const struct cm_process *process) {
-    struct cm_supervisor *supervisor = process->owner;
-    CM_LIST_EACH(link, &supervisor->slots) {
-        if (slot_at(link)->number == process->slot)
-            return slot_at(link);
-    }
-    abort(); /* a slot outlives its processes */
-}
-
 /* Whether a worker runs somewhere or is going to. */
 static bool any_active(const struct cm_supervisor *supervisor) {
     CM_LIST_EACH(link, &supervisor->slots) {
-        if (slot_at(link)->waiting)
+        if (cm_slot_at(link)->waiting)
             return true;
     }
     return !cm_list_empty(&supervisor->processes) ||
@@ -76,19 +40,6 @@ static void emit(struct cm_supervisor *supervisor, enum cm_process_change change
 
 static bool failed(const struct cm_process *process) {
     return process->exit_code != 0;
-}
-
-/* "exited with code 1", "was killed by SIGSEGV". The string is static, valid until the next call. */
-static const char *how_it_ended(const struct cm_process *process) {
-    static char text[48];
-    const char *name = sigabbrev_np(process->signal);
-    if (process->signal == 0)
-        snprintf(text, sizeof text, "exited with code %d", process->exit_code);
-    else if (name)
-        snprintf(text, sizeof text, "was killed by SIG%s", name);
-    else
-        snprintf(text, sizeof text, "was killed by signal %d", process->signal);
-    return text;
 }
 
 /* The run is over when nothing is left of it; process 0 is asked to stop when it alone is left. */
@@ -113,7 +64,7 @@ static void check_over(struct cm_supervisor *supervisor) {
 static void abandon_reload(struct cm_supervisor *supervisor) {
     supervisor->reloading = supervisor->reload_again = false;
     CM_LIST_EACH(link, &supervisor->slots) {
-        slot_at(link)->due = false;
+        cm_slot_at(link)->due = false;
     }
 }
 
@@ -123,8 +74,8 @@ static void begin_stop(struct cm_supervisor *supervisor) {
     supervisor->stopping = true;
     abandon_reload(supervisor);
     CM_LIST_EACH(slot, &supervisor->slots) {
-        uv_timer_stop(&slot_at(slot)->timer);
-        slot_at(slot)->waiting = false;
+        uv_timer_stop(&cm_slot_at(slot)->timer);
+        cm_slot_at(slot)->waiting = false;
     }
     CM_LIST_EACH(link, &supervisor->processes) {
         cm_process_stop(CM_LIST_ITEM(link, struct cm_process, link));
@@ -175,72 +126,44 @@ static int spawn(struct cm_supervisor *supervisor, uint32_t slot, const struct c
 
 /* Waits before the next start here. */
 static void schedule(struct cm_slot *slot) {
-    cm_log(CM_LOG_WARN, "slot %u starts again in %llu ms", slot->number, (unsigned long long)slot->delay_ms);
+    uint64_t delay_ms = cm_slot_take_delay(slot);
+    cm_log(CM_LOG_WARN, "slot %u starts again in %llu ms", slot->number, (unsigned long long)delay_ms);
     slot->waiting = true;
-    uv_timer_start(&slot->timer, on_timer, slot->delay_ms, 0);
-    slot->delay_ms = slot->delay_ms * 2 < LONGEST_DELAY_MS ? slot->delay_ms * 2 : LONGEST_DELAY_MS;
+    uv_timer_start(&slot->timer, on_timer, delay_ms, 0);
 }
 
-/* Counts a failure without a life. Five in a row where there never was one are a crash loop: a slot of the
- * command line ends the cluster then, one that was forked is given up. A slot that has worked is tried for
- * ever, so that a fault that comes later cannot take the healthy workers with it. Returns whether the slot is
- * not to be tried again. */
-static bool crash_loop(struct cm_slot *slot, const char *error) {
-    struct cm_supervisor *supervisor = slot->supervisor;
-    if (++slot->failures < MOST_FAILURES || slot->proven)
-        return false;
+/* A worker has failed: tries again later. A crash loop ends the cluster, or, in a slot that was forked, gives
+ * the slot up; where a worker has once had a life it is tried for ever, so that a fault that comes later
+ * cannot take the healthy workers with it. */
+static void retry(struct cm_supervisor *supervisor, struct cm_slot *slot, uint64_t lived_ms,
+                  const char *error) {
+    slot->failed = true;
+    if (!cm_slot_note_failure(slot, lived_ms)) {
+        schedule(slot);
+        return;
+    }
     bool forked = slot->number > supervisor->options->workers;
-    cm_log(CM_LOG_ERROR, "slot %u failed %d times in a row without a second of life, so %s; last error: %s",
-           slot->number, MOST_FAILURES, forked ? "it is given up" : "the cluster ends", error);
+    cm_log(CM_LOG_ERROR, "slot %u failed %u times in a row without a second of life, so %s; last error: %s",
+           slot->number, slot->failures, forked ? "it is given up" : "the cluster ends", error);
     if (!forked)
         give_up(supervisor);
-    return true;
 }
 
-static void start_worker(struct cm_slot *slot) {
-    int err = spawn(slot->supervisor, slot->number, &slot->script, &slot->current);
+/* Removes a slot in which nothing runs any more or is going to. */
+static void retire(struct cm_supervisor *supervisor, struct cm_slot *slot) {
+    if (cm_slot_used(slot))
+        return;
+    supervisor->slot_failed |= slot->failed;
+    cm_slot_remove(slot);
+}
+
+static void start_worker(struct cm_supervisor *supervisor, struct cm_slot *slot) {
+    int err = spawn(supervisor, slot->number, &slot->script, &slot->current);
     if (!err)
         return;
     cm_log(CM_LOG_ERROR, "slot %u cannot start a worker: %s", slot->number, cm_error_text(err));
-    slot->failed = true;
-    if (!crash_loop(slot, cm_error_text(err)))
-        schedule(slot);
-}
-
-static int add_slot(struct cm_supervisor *supervisor, uint32_t number, const struct cm_script *script,
-                    struct cm_slot **result) {
-    struct cm_slot *slot = calloc(1, sizeof *slot);
-    if (!slot)
-        return CM_E_NOMEMORY;
-    int err = cm_script_init(&slot->script);
-    if (!err)
-        err = cm_strings_extend(&slot->script.args, script->args.items, script->args.count);
-    if (!err)
-        err = cm_strings_extend(&slot->script.env, script->env.items, script->env.count);
-    if (err) {
-        cm_script_deinit(&slot->script);
-        free(slot);
-        return err;
-    }
-    slot->supervisor = supervisor;
-    slot->number = number;
-    slot->delay_ms = FIRST_DELAY_MS;
-    uv_timer_init(supervisor->loop, &slot->timer);
-    slot->timer.data = slot;
-    cm_list_append(&supervisor->slots, &slot->link);
-    *result = slot;
-    return 0;
-}
-
-static void on_slot_closed(uv_handle_t *timer) {
-    struct cm_slot *slot = timer->data;
-    cm_script_deinit(&slot->script);
-    free(slot);
-}
-
-static void remove_slot(struct cm_slot *slot) {
-    cm_list_remove(&slot->link);
-    uv_close((uv_handle_t *)&slot->timer, on_slot_closed);
+    retry(supervisor, slot, 0, cm_error_text(err));
+    retire(supervisor, slot);
 }
 
 static void start_workers(struct cm_supervisor *supervisor) {
@@ -248,9 +171,10 @@ static void start_workers(struct cm_supervisor *supervisor) {
     int err = 0;
     for (uint32_t number = 1; !err && number <= supervisor->options->workers; number++) {
         struct cm_slot *slot;
-        err = add_slot(supervisor, number, &supervisor->options->worker, &slot);
+        err = cm_slot_add(&supervisor->slots, supervisor->loop, number, &supervisor->options->worker,
+                          supervisor, &slot);
         if (!err)
-            start_worker(slot);
+            start_worker(supervisor, slot);
     }
     if (err) {
         cm_log(CM_LOG_ERROR, "cannot start the workers: %s", cm_error_text(err));
@@ -261,10 +185,11 @@ static void start_workers(struct cm_supervisor *supervisor) {
 
 static void on_timer(uv_timer_t *timer) {
     struct cm_slot *slot = timer->data;
+    struct cm_supervisor *supervisor = slot->owner;
     if (slot->waiting) {
         slot->waiting = false;
-        start_worker(slot);
-        check_over(slot->supervisor);
+        start_worker(supervisor, slot);
+        check_over(supervisor);
     } else if (slot->next) {
         cm_log(CM_LOG_WARN, "%s is not online after %d ms and is killed", cm_process_name(slot->next),
                ONLINE_MS);
@@ -272,34 +197,24 @@ static void on_timer(uv_timer_t *timer) {
     }
 }
 
-/* What the length of a worker's life says about its slot. */
-static void note_life(struct cm_slot *slot, uint64_t lived_ms) {
-    if (lived_ms >= HEALTHY_MS)
-        slot->delay_ms = FIRST_DELAY_MS;
-    if (lived_ms >= LIFE_MS) {
-        slot->proven = true;
-        slot->failures = 0;
-    }
-}
-
 /* The worker that its slot counted on has ended: is there to be another? */
-static void replace(struct cm_slot *slot, const struct cm_process *process, uint64_t lived_ms) {
-    struct cm_supervisor *supervisor = slot->supervisor;
-    slot->failed = failed(process);
+static void replace(struct cm_supervisor *supervisor, struct cm_slot *slot, const struct cm_process *process,
+                    uint64_t lived_ms) {
     enum cm_restart restart = supervisor->options->restart;
-    if (supervisor->stopping || restart == CM_RESTART_NEVER ||
-        (!slot->failed && restart == CM_RESTART_ON_FAILURE))
+    slot->failed = failed(process);
+    if (supervisor->stopping || restart == CM_RESTART_NEVER)
         return;
-    if (slot->failed && lived_ms < LIFE_MS &&
-        crash_loop(slot, process->last_error ? process->last_error : how_it_ended(process)))
-        return;
-    schedule(slot);
+    if (slot->failed)
+        retry(supervisor, slot, lived_ms,
+              process->last_error ? process->last_error : cm_process_ending(process));
+    else if (restart == CM_RESTART_ALWAYS)
+        schedule(slot);
 }
 
 static void worker_exited(struct cm_supervisor *supervisor, struct cm_process *process) {
-    struct cm_slot *slot = slot_of(process);
+    struct cm_slot *slot = cm_slot_find(&supervisor->slots, process->slot);
     uint64_t lived_ms = cm_clock_ms() - process->started_ms;
-    note_life(slot, lived_ms);
+    cm_slot_note_life(slot, lived_ms);
     cm_list_remove(&process->link);
     if (process == slot->old) {
         slot->old = NULL;
@@ -311,7 +226,7 @@ static void worker_exited(struct cm_supervisor *supervisor, struct cm_process *p
                    slot->number);
         abandon_reload(supervisor);
         if (!slot->current)
-            replace(slot, process, lived_ms);
+            replace(supervisor, slot, process, lived_ms);
     } else {
         slot->current = NULL;
         if (supervisor->reloading && failed(process) && process->id > supervisor->reload_after_id) {
@@ -319,12 +234,9 @@ static void worker_exited(struct cm_supervisor *supervisor, struct cm_process *p
             abandon_reload(supervisor);
         }
         if (!slot->next)
-            replace(slot, process, lived_ms);
+            replace(supervisor, slot, process, lived_ms);
     }
-    if (!slot->current && !slot->next && !slot->old && !slot->waiting) {
-        supervisor->slot_failed |= slot->failed;
-        remove_slot(slot);
-    }
+    retire(supervisor, slot);
     emit(supervisor, CM_PROCESS_EXIT, process);
     reload_step(supervisor);
 }
@@ -349,7 +261,8 @@ static void on_exit_of(struct cm_process *process) {
     bool expected = !failed(process) || (process->stopping && process->overdue);
     if (process == supervisor->zero && supervisor->options->test && process->signal == 0)
         expected = true; /* busted has said what there is to say */
-    cm_log(expected ? CM_LOG_INFO : CM_LOG_ERROR, "%s %s", cm_process_name(process), how_it_ended(process));
+    cm_log(expected ? CM_LOG_INFO : CM_LOG_ERROR, "%s %s", cm_process_name(process),
+           cm_process_ending(process));
     if (process->overdue && supervisor->stopping && !supervisor->options->test)
         supervisor->exit_code = 1;
     if (process == supervisor->zero)
@@ -396,7 +309,7 @@ void cm_supervisor_online(struct cm_supervisor *supervisor, struct cm_process *p
     }
     cm_log(CM_LOG_DEBUG, "%s is online", cm_process_name(process));
     emit(supervisor, CM_PROCESS_ONLINE, process);
-    struct cm_slot *slot = slot_of(process);
+    struct cm_slot *slot = cm_slot_find(&supervisor->slots, process->slot);
     if (process != slot->next)
         return;
     uv_timer_stop(&slot->timer);
@@ -414,12 +327,13 @@ int cm_supervisor_fork(struct cm_supervisor *supervisor, const struct cm_script 
     if (supervisor->stopping)
         return CM_E_CLOSED;
     struct cm_slot *slot;
-    int err = add_slot(supervisor, ++supervisor->last_slot, script, &slot);
+    int err =
+        cm_slot_add(&supervisor->slots, supervisor->loop, ++supervisor->last_slot, script, supervisor, &slot);
     if (err)
         return err;
     err = spawn(supervisor, slot->number, &slot->script, &slot->current);
     if (err)
-        remove_slot(slot);
+        cm_slot_remove(slot);
     else
         *process = slot->current;
     return err;
@@ -428,7 +342,7 @@ int cm_supervisor_fork(struct cm_supervisor *supervisor, const struct cm_script 
 /* Whether a slot has a successor coming or a predecessor going. */
 static bool changing(const struct cm_supervisor *supervisor) {
     CM_LIST_EACH(link, &supervisor->slots) {
-        if (slot_at(link)->next || slot_at(link)->old)
+        if (cm_slot_at(link)->next || cm_slot_at(link)->old)
             return true;
     }
     return false;
@@ -436,8 +350,8 @@ static bool changing(const struct cm_supervisor *supervisor) {
 
 static struct cm_slot *next_due(const struct cm_supervisor *supervisor) {
     CM_LIST_EACH(link, &supervisor->slots) {
-        if (slot_at(link)->due)
-            return slot_at(link);
+        if (cm_slot_at(link)->due)
+            return cm_slot_at(link);
     }
     return NULL;
 }
@@ -473,9 +387,9 @@ static void reload_step(struct cm_supervisor *supervisor) {
 /* Whether a slot before this one has the same script. */
 static bool checked_before(const struct cm_supervisor *supervisor, const struct cm_slot *slot) {
     CM_LIST_EACH(link, &supervisor->slots) {
-        if (slot_at(link) == slot)
+        if (cm_slot_at(link) == slot)
             break;
-        if (strcmp(slot_at(link)->script.args.items[0], slot->script.args.items[0]) == 0)
+        if (strcmp(cm_slot_at(link)->script.args.items[0], slot->script.args.items[0]) == 0)
             return true;
     }
     return false;
@@ -489,7 +403,7 @@ void cm_supervisor_reload(struct cm_supervisor *supervisor) {
         return;
     }
     CM_LIST_EACH(link, &supervisor->slots) {
-        struct cm_slot *slot = slot_at(link);
+        struct cm_slot *slot = cm_slot_at(link);
         char line[512];
         if (!checked_before(supervisor, slot) &&
             supervisor->options->check_script(slot->script.args.items[0], line, sizeof line)) {
@@ -522,6 +436,6 @@ void cm_supervisor_kill(struct cm_supervisor *supervisor) {
 
 void cm_supervisor_deinit(struct cm_supervisor *supervisor) {
     CM_LIST_EACH(link, &supervisor->slots) {
-        remove_slot(slot_at(link));
+        cm_slot_remove(cm_slot_at(link));
     }
 }

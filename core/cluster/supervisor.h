@@ -11,6 +11,7 @@
 #include "base/list.h"
 #include "cluster/options.h"
 #include "cluster/process.h"
+#include "cluster/slot.h"
 
 struct cm_supervisor_events {
     int (*on_frame)(struct cm_process *process, const struct cm_frame *frame);
