@@ -88,8 +88,8 @@ static int push_by_op(lua_State *L, uint8_t op, struct cm_reader *reader) {
     case CM_OP_KEYS:
         return push_keys(L, reader);
     case CM_OP_COUNT:
-    case CM_OP_CLEAR:
         return push_integers(L, reader, 2);
+    case CM_OP_CLEAR:
     case CM_OP_STATS:
         return push_integers(L, reader, 3);
     case CM_OP_FORK:

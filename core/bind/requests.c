@@ -163,29 +163,33 @@ static int native_ttl(lua_State *L) {
     return request_key(L, CM_OP_TTL);
 }
 
-/* A key or prefix and an integer: expire(key, ttl), count(prefix, cursor), clear(prefix, cursor). */
-static int request_key_number(lua_State *L, uint8_t op) {
+/* A key or prefix and `count` integers behind it. */
+static int request_key_integers(lua_State *L, uint8_t op, int count) {
     struct cm_vm *vm = cm_vm_of(L);
     struct cm_bytes key = to_bytes(L, 1);
-    uint64_t number = to_u64(L, 2);
+    uint64_t integers[2] = {to_u64(L, 2), to_u64(L, 3)};
     struct cm_writer *writer = cm_session_begin(&vm->session, op);
     if (!writer)
         return cm_requests_push_failure(L, CM_E_NOMEMORY);
     cm_write_bytes(writer, key);
-    cm_write_u64(writer, number);
+    for (int i = 0; i < count; i++)
+        cm_write_u64(writer, integers[i]);
     return commit(L, vm);
 }
 
+/* expire(key, ttl) */
 static int native_expire(lua_State *L) {
-    return request_key_number(L, CM_OP_EXPIRE);
+    return request_key_integers(L, CM_OP_EXPIRE, 1);
 }
 
+/* count(prefix, cursor) */
 static int native_count(lua_State *L) {
-    return request_key_number(L, CM_OP_COUNT);
+    return request_key_integers(L, CM_OP_COUNT, 1);
 }
 
+/* clear(prefix, cursor, until) */
 static int native_clear(lua_State *L) {
-    return request_key_number(L, CM_OP_CLEAR);
+    return request_key_integers(L, CM_OP_CLEAR, 2);
 }
 
 /* keys(prefix, cursor, limit) */

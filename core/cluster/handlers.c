@@ -216,13 +216,15 @@ static int do_count(struct request *request) {
 static int do_clear(struct request *request) {
     struct cm_bytes prefix = read_prefix(request);
     uint64_t cursor = cm_read_u64(&request->in);
+    uint64_t until = cm_read_u64(&request->in);
     int err = cm_reader_end(&request->in);
     if (err)
         return err;
     uint64_t removed;
-    cm_store_clear(request->store, prefix, &cursor, SLICE_STEPS, request->now_ms, &removed);
+    cm_store_clear(request->store, prefix, &cursor, &until, SLICE_STEPS, request->now_ms, &removed);
     cm_write_u64(&request->out, removed);
     cm_write_u64(&request->out, cursor);
+    cm_write_u64(&request->out, until);
     return 0;
 }
 

@@ -275,6 +275,7 @@ struct walk {
     cm_store_key_fn visit; /* NULL: remove */
     void *data;
     int stop;
+    uint64_t until;
     uint64_t removed;
 };
 
@@ -289,6 +290,8 @@ static enum cm_visit visit_entry(void *data, struct cm_entry *entry) {
             walk->stop |= walk->visit(walk->data, key_of(entry));
         return CM_VISIT_KEEP;
     }
+    if (!dead && entry->version > walk->until)
+        return CM_VISIT_KEEP;
     if (!dead) {
         walk->removed++;
         walk->store->version++;
@@ -307,9 +310,11 @@ bool cm_store_keys(struct cm_store *store, struct cm_bytes prefix, uint64_t *cur
     return more;
 }
 
-bool cm_store_clear(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, unsigned steps,
-                    uint64_t now_ms, uint64_t *removed) {
-    struct walk walk = {.store = store, .prefix = prefix, .now_ms = now_ms};
+bool cm_store_clear(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, uint64_t *until,
+                    unsigned steps, uint64_t now_ms, uint64_t *removed) {
+    if (*until == 0)
+        *until = store->version;
+    struct walk walk = {.store = store, .prefix = prefix, .now_ms = now_ms, .until = *until};
     bool more = true;
     for (unsigned i = 0; more && i < steps; i++)
         more = cm_table_walk(&store->table, cursor, visit_entry, &walk);

@@ -71,8 +71,10 @@ int cm_store_expire(struct cm_store *store, struct cm_bytes key, uint64_t expire
 typedef int (*cm_store_key_fn)(void *data, struct cm_bytes key); /* 0: go on after this step */
 bool cm_store_keys(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, unsigned steps,
                    uint64_t now_ms, cm_store_key_fn visit, void *data);
-bool cm_store_clear(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, unsigned steps,
-                    uint64_t now_ms, uint64_t *removed);
+/* Removes what is not newer than the version `until`, so that what is set after a walk began survives it. 0
+ * stands for the newest version there is, and is replaced by it. */
+bool cm_store_clear(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, uint64_t *until,
+                    unsigned steps, uint64_t now_ms, uint64_t *removed);
 
 /* Removes at most `most` expired entries; how many were. */
 size_t cm_store_sweep(struct cm_store *store, size_t most, uint64_t now_ms);

@@ -16,7 +16,7 @@
  *   EXPIRE     request: key ttl64                     reply: -
  *   KEYS       request: prefix cursor64 limit32       reply: key each, cursor64
  *   COUNT      request: prefix cursor64               reply: count64 cursor64
- *   CLEAR      request: prefix cursor64               reply: count64 cursor64
+ *   CLEAR      request: prefix cursor64 until64       reply: count64 cursor64 until64
  *   STATS      request: -                             reply: entries64 used64 limit64
  *   FORK       request: struct cm_script              reply: id32 slot32 pid32      process 0 only
  *   SHUTDOWN   request: -                             reply: -                      process 0 only
@@ -26,8 +26,9 @@
  *   STOP       from the master: -                     leave gracefully
  *   PROCESS    from the master: struct cm_process_event   the process table changed
  * key, value, prefix, delta and initial are a u32 length and the bytes; the last two are numbers as values.
- * `change` is flags8 (CM_CHANGE_...) version64 ttl64. A ttl is in ms, 0 for ever. A cursor of 0 asks for the
- * beginning, and in a reply says that this was the end. The structs are core/wire/control's. */
+ * `change` is flags8 (CM_CHANGE_...) version64 ttl64. A ttl is in ms, 0 for ever. `until` is the newest
+ * version that is cleared; 0 asks for the newest there is. A cursor of 0 asks for the beginning, and in a
+ * reply says that this was the end. The structs are core/wire/control's. */
 #define CM_OPS(XX)                \
     XX(SET, 1, "set")             \
     XX(GET, 2, "get")             \

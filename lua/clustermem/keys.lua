@@ -169,7 +169,8 @@ local function update(key, fn, ttl)
   return nil, ("update: others changed '%s' in each of %d tries"):format(key, MOST_TRIES), "conflict"
 end
 
---- Changes a value by a function, again and again until nobody interfered. (w)
+--- Changes a value by a function, again and again until nobody interfered. (w) With a callback, a set that this process
+-- issues before it is called back counts as interfering.
 -- @tparam string key
 -- @tparam function fn `fn(old) -> new`; old is nil where there is nothing, new nil removes. It may run several times,
 -- so it should do nothing else.
@@ -233,7 +234,8 @@ end
 -- @tparam table pairs key -> value
 -- @tparam[opt] function callback
 -- @treturn string "OK"
--- @return nil, message, code: `nomemory`, `toolarge` (also all together are at most --max-value). Nothing has changed.
+-- @return nil, message, code: `nomemory`, `toolarge` (all together are at most --max-value and 4 MiB). Nothing has
+-- changed.
 -- @raise on a bad key, or a value that is not data
 -- @usage memory.setMany { a = 1, b = { 2 } }
 function keys.setMany(pairs_, callback)
@@ -341,13 +343,13 @@ function keys.keys(prefix, options, callback)
   return scheduler.perform("keys", callback, list, prefix, cursor, math.min(limit, LARGEST_LIMIT))
 end
 
--- Sums over a walk in slices; others' requests are served between them.
+-- Sums over a walk in slices; others' requests are served between them. `mark` is what a slice gives for the next.
 local function sum(slice, prefix)
-  local total, cursor = 0, 0
+  local total, cursor, mark = 0, 0, 0
   repeat
-    local count, message, code = request.complete(nil, slice(prefix, cursor))
-    if not count then return nil, message, code end
-    total, cursor = total + count, message
+    local count, next, newMark = request.complete(nil, slice(prefix, cursor, mark))
+    if not count then return nil, next, newMark end
+    total, cursor, mark = total + count, next, newMark
   until cursor == 0
   return total
 end
@@ -363,7 +365,7 @@ function keys.count(prefix, callback)
   return scheduler.perform("count", callback, sum, native.count, prefix)
 end
 
---- Removes entries. (w) What others set meanwhile may stay.
+--- Removes the entries that are there when it is called; what is set meanwhile stays. (w)
 -- @tparam[opt=""] string prefix of their keys
 -- @tparam[opt] function callback
 -- @treturn integer how many there were

@@ -154,7 +154,7 @@ function scheduler.spawn(fn, ...)
   return task
 end
 
---- A new task that starts now and runs until it waits. Only from the loop.
+--- A new task that starts now and runs until it waits.
 function scheduler.start(fn, ...)
   local task = new(fn)
   scheduler.resume(task, ...)
@@ -210,15 +210,19 @@ function scheduler.waitOn(tasks)
   task.waitsOn = nil
 end
 
+-- Calls back in the next turn, also when there was nothing to wait for.
+local function callLater(callback, ...)
+  scheduler.spawn(callback, ...)
+end
+
 --- The callers of a function that waits, without a callback, get its results; with one, a task of its own calls it
--- with them. For functions that are written in terms of others that wait.
+-- with them. For functions that are written in terms of others that wait. What fn issues first is issued now.
 -- @tparam string what the function's name
 -- @tparam ?function callback
 -- @tparam function fn does it, in a task
 function scheduler.perform(what, callback, fn, ...)
   if callback then
-    local args = pack(...)
-    scheduler.spawn(function() return callback(fn(unpack(args, 1, args.n))) end)
+    scheduler.start(function(...) return callLater(callback, fn(...)) end, ...)
     return
   end
   scheduler.mayWait(what) -- whoever tail-calls this is off the stack

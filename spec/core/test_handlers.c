@@ -119,8 +119,12 @@ static int keys(struct exchange *exchange, const char *prefix, uint64_t cursor, 
     return ask(exchange, CM_OP_KEYS);
 }
 
-static int count_or_clear(struct exchange *exchange, unsigned op, const char *prefix, uint64_t cursor) {
-    cm_write_u64(begin_key(exchange, prefix), cursor);
+static int count_or_clear(struct exchange *exchange, unsigned op, const char *prefix, uint64_t cursor,
+                          uint64_t until) {
+    struct cm_writer *out = begin_key(exchange, prefix);
+    cm_write_u64(out, cursor);
+    if (op == CM_OP_CLEAR)
+        cm_write_u64(out, until);
     return ask(exchange, op);
 }
 
@@ -295,7 +299,7 @@ static void walks(void **state) {
         assert_int_equal(set(&exchange, key, "v", 0, 0, i < 10 ? 5 : 0), 0);
     }
     exchange.now_ms += 5; /* ten have expired, and none has met them */
-    assert_int_equal(count_or_clear(&exchange, CM_OP_COUNT, "odd", 0), 0);
+    assert_int_equal(count_or_clear(&exchange, CM_OP_COUNT, "odd", 0, 0), 0);
     assert_int_equal(cm_read_u64(&exchange.in), 15);
     assert_int_equal(read_last_u64(&exchange), 0);
     assert_int_equal(keys(&exchange, "odd", 0, 1000), 0);
@@ -307,11 +311,12 @@ static void walks(void **state) {
     assert_int_equal(cm_read_u64(&exchange.in), 40);
     assert_in_range(cm_read_u64(&exchange.in), 40 * 6, 40 * 200);
     assert_int_equal(read_last_u64(&exchange), 64 << 20);
-    assert_int_equal(count_or_clear(&exchange, CM_OP_CLEAR, "odd", 0), 0);
+    assert_int_equal(count_or_clear(&exchange, CM_OP_CLEAR, "odd", 0, 0), 0);
     assert_int_equal(cm_read_u64(&exchange.in), 15);
-    assert_int_equal(read_last_u64(&exchange), 0);
-    assert_int_equal(entries(&exchange), 20); /* expired ones that match are gone, too */
-    assert_int_equal(count_or_clear(&exchange, CM_OP_CLEAR, "", 0), 0);
+    assert_int_equal(cm_read_u64(&exchange.in), 0);
+    assert_int_equal(read_last_u64(&exchange), 40); /* the newest version there was */
+    assert_int_equal(entries(&exchange), 20);       /* expired ones that match are gone, too */
+    assert_int_equal(count_or_clear(&exchange, CM_OP_CLEAR, "", 0, 0), 0);
     assert_int_equal(cm_read_u64(&exchange.in), 15);
     assert_int_equal(entries(&exchange), 0);
     end(&exchange);
@@ -355,6 +360,8 @@ static void write_with_key(struct exchange *exchange, unsigned op, struct cm_byt
     }
     if (op == CM_OP_INCREMENT || op == CM_OP_EXPIRE || op == CM_OP_KEYS || op == CM_OP_COUNT ||
         op == CM_OP_CLEAR)
+        cm_write_u64(&exchange->out, 0);
+    if (op == CM_OP_CLEAR)
         cm_write_u64(&exchange->out, 0);
     if (op == CM_OP_KEYS)
         cm_write_u32(&exchange->out, 10);
@@ -597,13 +604,15 @@ static void counts_and_clears_come_in_slices(void **state) {
     fill(&exchange, MANY, 5);
     const unsigned ops[] = {CM_OP_COUNT, CM_OP_CLEAR, CM_OP_COUNT};
     for (size_t i = 0; i < 3; i++) {
-        uint64_t cursor = 0, all = 0, requests = 0;
+        uint64_t cursor = 0, until = 0, all = 0, requests = 0;
         do {
-            assert_int_equal(count_or_clear(&exchange, ops[i], "k", cursor), 0);
+            assert_int_equal(count_or_clear(&exchange, ops[i], "k", cursor, until), 0);
             uint64_t some = cm_read_u64(&exchange.in);
             assert_true(some < 5000);
             all += some;
-            cursor = read_last_u64(&exchange);
+            cursor = cm_read_u64(&exchange.in);
+            until = ops[i] == CM_OP_CLEAR ? cm_read_u64(&exchange.in) : 0;
+            assert_no_more(&exchange);
             requests++;
         } while (cursor);
         assert_int_equal(all, i < 2 ? MANY : 0);
@@ -659,8 +668,8 @@ static int without_memory(void *data) {
     cm_store_stats(store, &stats);
     assert_in_range(stats.entries, 0, 2);
     assert_int_equal(stats.used_bytes > 0, stats.entries > 0);
-    uint64_t cursor = 0, removed;
-    while (cm_store_clear(store, cm_bytes_of(""), &cursor, 100, 0, &removed))
+    uint64_t cursor = 0, until = 0, removed;
+    while (cm_store_clear(store, cm_bytes_of(""), &cursor, &until, 100, 0, &removed))
         continue;
     cm_store_stats(store, &stats);
     assert_int_equal(stats.used_bytes, 0);
