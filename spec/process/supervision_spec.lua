@@ -17,7 +17,10 @@ describe("the master", function()
       local c = clusters.run {
         "--restart", "never", app = script,
         -- A sanitizer would take the signals for errors of its own to report.
-        env = { ASAN_OPTIONS = "handle_segv=0:handle_abort=0:handle_sigbus=0" },
+        env = {
+          ASAN_OPTIONS = "handle_segv=0:handle_abort=0:handle_sigbus=0",
+          TSAN_OPTIONS = "handle_segv=0:handle_abort=0:handle_sigbus=0",
+        },
       }
       assert.matches(pattern, c.err)
     end
