@@ -114,6 +114,12 @@ function keys.remove(key, options, callback)
   return request.complete(callback, native.remove(key, version and IF_VERSION or 0, version or 0))
 end
 
+-- What the reply to an increment means: the version is left out.
+local function added(sum, ...)
+  if sum == nil then return nil, ... end
+  return sum
+end
+
 --- Adds to a number, atomically. (w) Integers stay integers; with a float the sum is one.
 -- @tparam string key
 -- @tparam[opt=1] number delta
@@ -139,15 +145,10 @@ function keys.increment(key, delta, options, callback)
     if options.ttl ~= nil then ttl = check.milliseconds("increment", "ttl", options.ttl) end
   end
   if callback then
-    return request.complete(function(sum, ...)
-      if sum == nil then return callback(nil, ...) end
-      return callback(sum)
-    end, native.increment(key, delta, initial, ttl))
+    return request.complete(function(...) return callback(added(...)) end, native.increment(key, delta, initial, ttl))
   end
   scheduler.mayWait("increment")
-  local sum, message, code = request.complete(nil, native.increment(key, delta, initial, ttl))
-  if sum == nil then return nil, message, code end
-  return sum
+  return added(request.complete(nil, native.increment(key, delta, initial, ttl)))
 end
 
 -- Its caller is the public function's: a value that cannot be shared is blamed there.
