@@ -458,4 +458,49 @@ describe("the end of a process", function()
     assert.matches("worker 1 %(slot 1, pid %d+%) exited with code 0\n", c.err)
     assert.equal(0, c.code)
   end)
+
+  it("comes with code 1 when a luv callback runs out of memory", function()
+    -- A sanitizer's own memory does not fit a limit.
+    if clusters.read("/proc/self/maps"):find("san.so", 1, true) then return end
+    local c = clusters.run {
+      "--restart", "never",
+      app = [[
+        os.execute(("prlimit --pid %d --as=200000000"):format(uv.os_getpid()))
+        local timer = uv.new_timer()
+        timer:start(1, 0, function()
+          timer:close()
+          local list = {}
+          for i = 1, 1 << 40 do list[i] = i end
+        end)
+      ]],
+    }
+    assert.equal(1, c.code)
+    assert.matches("worker 1: not enough memory\n", c.err)
+  end)
+
+  it("with an error of more text than a frame takes is that error still", function()
+    local c = clusters.run {
+      "--restart", "never", "--max-value", "1K", app = "error(('x'):rep(6 << 20), 0)",
+    }
+    assert.equal(1, c.code)
+    assert.matches("exited with code 1\n", c.err)
+    assert.not_matches("malformed", c.err)
+  end)
+
+  it("by cluster.exit lets issued frames go out whatever --grace is", function()
+    local c = clusters.run {
+      "--grace", "0", workers = 2,
+      app = [[
+        if cluster.worker.slot == 1 then
+          for i = 1, 2 do memory.set("big" .. i, ("x"):rep(500000), function() end) end
+          local master = uv.os_getppid()
+          os.execute(("kill -STOP %d; (sleep 0.3; kill -CONT %d) >/dev/null 2>&1 &"):format(master, master))
+          cluster.exit(0)
+        end
+        while not memory.get("big2") do task.sleep(5) end
+        print "arrived"
+      ]],
+    }
+    assert.matches("arrived\n", c.out)
+  end)
 end)

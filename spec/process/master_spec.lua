@@ -392,4 +392,20 @@ describe("cluster.on", function()
     assert.equal(1, c.code)
     assert.matches("process 0: boot.lua:1: boom\nstack traceback:", c.err)
   end)
+
+  it("is told at its own line that there is too much to pass on to a fork", function()
+    local c = clusters.run {
+      workers = 0,
+      boot = [[
+        local args, env = {}, {}
+        for i = 1, 70000 do args[i] = "x" end
+        for i = 1, 2000 do env["A" .. i] = "x" end
+        print((select(2, pcall(function() cluster.fork { script = "boot.lua", args = args } end))))
+        print((select(2, pcall(function() cluster.fork { script = "boot.lua", env = env } end))))
+      ]],
+    }
+    assert.equal(0, c.code, c.err)
+    assert.matches("boot.lua:4: cluster.fork: there are more than 65535 args\n", c.out)
+    assert.matches("boot.lua:5: cluster.fork: there are more than 1024 variables in env\n", c.out)
+  end)
 end)

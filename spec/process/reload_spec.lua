@@ -239,4 +239,30 @@ describe("a reload (SIGHUP)", function()
     assert.not_matches("error", c.err)
     finish(c)
   end)
+
+  it("remembers that a slot has worked, and goes no further when a new worker fails", function()
+    local c = clusters.start {
+      workers = 2,
+      app = [[
+        cluster.on("shutdown", function() task.sleep(500) end) -- so that its successor fails meanwhile
+        task.sleep(1100) -- a life
+        print("lived " .. cluster.worker.id)
+        task.sleep(60000)
+      ]],
+    }
+    c:waitFor("lived 1")
+    c:waitFor("lived 2")
+    c:writeApp [[
+      print("up " .. cluster.worker.id)
+      task.sleep(20)
+      if cluster.worker.slot == 1 and cluster.worker.id < 8 then error "broken" end
+      task.sleep(60000)
+    ]]
+    c:kill("sighup")
+    c:waitFor("up 8")
+    assert.matches("the reload ends here: the new worker of slot 1 failed", c.err)
+    assert.not_matches("worker 2 %(slot 2, pid %d+%) exited", c.err)
+    c:kill("sigterm")
+    assert.equal(0, (c:waitExit()))
+  end)
 end)

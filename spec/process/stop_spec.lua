@@ -239,4 +239,39 @@ describe("a worker", function()
       os.exit()
     ]])
   end)
+
+  it("lets all shutdown listeners finish when one of them fails", function()
+    local c = clusters.start {
+      app = [[
+        cluster.on("shutdown", function() task.sleep(20) print "first saved" end)
+        cluster.on("shutdown", function() error "boom" end)
+        cluster.on("shutdown", function() task.sleep(40) print "last saved" end)
+        print "up"
+        task.sleep(60000)
+      ]],
+    }
+    c:waitFor("up")
+    c:kill("sigterm")
+    c:waitExit()
+    assert.matches("first saved\nlast saved\n", c.out)
+    assert.matches("worker 1: app.lua:2: boom\nstack traceback:", c.err)
+    assert.matches("exited with code 1", c.err)
+  end)
+
+  it("leaves when a shutdown listener fails and an error listener takes the error", function()
+    local c = clusters.start {
+      "--grace", "20000",
+      app = [[
+        cluster.on("error", function(value) task.sleep(10) print("taken: " .. value) end)
+        cluster.on("shutdown", function() error "boom" end)
+        print "up"
+        task.sleep(60000)
+      ]],
+    }
+    c:waitFor("up")
+    c:kill("sigterm")
+    assert.equal(0, (c:waitExit()))
+    assert.equal(1, c:count("taken: app.lua:2: boom"))
+    assert.matches("exited with code 0", c.err)
+  end)
 end)

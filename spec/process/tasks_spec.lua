@@ -78,4 +78,32 @@ describe("the loop", function()
       print(reply and "reply" or "nothing")
     ]])
   end)
+
+  it("are woken also when making their wake-up runs finalizers that spawn others", function()
+    assert.equal("all ran\n", clusters.output [[
+      local spawned, ran, rounds = 0, 0, 0
+      local function bump() ran = ran + 1 end
+      local meta = { __gc = function() spawned = spawned + 1 task.spawn(bump) end }
+      local many = {}
+      for i = 1, 240 do many[i] = i end
+      -- Each turn begins with nothing to wake; a large wake-up is what most often runs a finalizer.
+      local idle = uv.new_idle()
+      idle:start(function()
+        rounds = rounds + 1
+        for _ = 1, 3 do setmetatable({}, meta) end
+        spawned = spawned + 1
+        task.spawn(bump, table.unpack(many))
+        if rounds == 10000 then idle:close() end
+      end)
+      while rounds < 10000 or ran < spawned do
+        task.await(function(resume)
+          local wait = uv.new_timer()
+          wait:start(1, 0, function() wait:close() resume() end)
+        end)
+      end
+      collectgarbage("stop")
+      print "all ran"
+      cluster.exit()
+    ]])
+  end)
 end)

@@ -139,7 +139,28 @@ describe("clustermem test", function()
     }
     c:waitFor("up")
     c:kill("sigterm")
-    c:waitExit()
+    -- The specs have not said how they went.
+    assert.equal(1, (c:waitExit()))
+  end)
+
+  it("goes on when a worker that it forked is given up", function()
+    local c = test({
+      ["spec/a_spec.lua"] = [[
+        local task, cluster = require "clustermem.task", require "clustermem.cluster"
+        it("forks what fails at once", function()
+          local ended = 0
+          cluster.on("exit", function() ended = ended + 1 end)
+          assert(cluster.fork { script = "worker.lua" })
+          while ended < 5 do task.sleep(5) end
+          task.sleep(50)
+          error "and fails itself"
+        end)
+      ]],
+      ["worker.lua"] = "error 'broken'",
+    })
+    assert.equal(1, c.code)
+    assert.matches("and fails itself", c.out)
+    assert.matches("slot 1 failed 5 times in a row without a second of life, so it is given up", c.err)
   end)
 
   it("says that it was killed when it was", function()
