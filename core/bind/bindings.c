@@ -26,8 +26,7 @@ static int native_throttle(lua_State *L) {
     return 0;
 }
 
-/* --- the loop
- * -------------------------------------------------------------------------------------------------- */
+/* --- the loop --- */
 
 struct timer {
     uv_timer_t timer;
@@ -111,8 +110,7 @@ static int native_handles(lua_State *L) {
     return 1;
 }
 
-/* --- the process
- * ------------------------------------------------------------------------------------------------ */
+/* --- the process --- */
 
 /* exit(code): does not return. */
 static int native_exit(lua_State *L) {

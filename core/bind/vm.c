@@ -23,9 +23,8 @@
 int luaopen_cjson(lua_State *L);
 
 enum {
-    FAILED_BYTES = 1024, /* of an error, for the master's log */
-    CHECKED_FILE_BYTES =
-        4 << 20, /* a longer script is not parsed to check it: the master does that in its loop */
+    FAILED_BYTES = 1024,          /* of an error, for the master's log */
+    CHECKED_FILE_BYTES = 4 << 20, /* the master checks scripts in its loop: a longer one would hold it up */
 };
 
 struct cm_vm *cm_vm_of(lua_State *L) {
@@ -33,8 +32,7 @@ struct cm_vm *cm_vm_of(lua_State *L) {
     return *(struct cm_vm **)lua_getextraspace(L);
 }
 
-/* --- leaving
- * ------------------------------------------------------------------------------------------------- */
+/* --- leaving --- */
 
 _Noreturn void cm_vm_exit(struct cm_vm *vm, int code) {
     cm_session_flush(&vm->session);
@@ -55,8 +53,7 @@ _Noreturn void cm_vm_fail(struct cm_vm *vm, struct cm_bytes text) {
     cm_vm_exit(vm, 1);
 }
 
-/* --- calling Lua
- * --------------------------------------------------------------------------------------------- */
+/* --- calling Lua --- */
 
 static _Noreturn void fail_with_error(struct cm_vm *vm, lua_State *L) {
     struct cm_bytes text = {0};
@@ -76,9 +73,8 @@ static void call_or_fail(struct cm_vm *vm, int nargs, int nresults) {
     int handler = lua_gettop(L) - nargs;
     lua_pushcfunction(L, traceback);
     lua_insert(L, handler);
-    if (lua_pcall(L, nargs, nresults, handler) != LUA_OK) {
+    if (lua_pcall(L, nargs, nresults, handler) != LUA_OK)
         fail_with_error(vm, L);
-    }
     lua_remove(L, handler);
 }
 
@@ -107,8 +103,7 @@ static int call_from_luv(lua_State *L, int nargs, int nresults, int flags) {
     fail_with_error(vm, L);
 }
 
-/* --- the loop's events
- * --------------------------------------------------------------------------------------- */
+/* --- the loop's events --- */
 
 static void on_term(uv_signal_t *term, int number) {
     (void)number;
@@ -133,8 +128,7 @@ static void on_end(struct cm_session *session, int code) {
 
 static const struct cm_session_events session_events = {on_reply, on_notice, on_end};
 
-/* --- opening
- * ------------------------------------------------------------------------------------------------- */
+/* --- opening --- */
 
 static int open_module(lua_State *L) {
     const struct cm_module *module = lua_touserdata(L, lua_upvalueindex(1));
@@ -206,12 +200,12 @@ void cm_vm_shield(void) {
 }
 
 int cm_vm_run(int fd) {
-    struct cm_vm *vm = calloc(1, sizeof *vm);
-    int err = vm ? cm_session_greet(&vm->session, fd) : CM_E_NOMEMORY;
+    static struct cm_vm only; /* it lives as long as the process */
+    struct cm_vm *vm = &only;
+    int err = cm_session_greet(&vm->session, fd);
     if (err) {
         cm_log(CM_LOG_ERROR, "a process is started by the master only, and there is none: %s",
                cm_error_text(err));
-        free(vm);
         return 2;
     }
     cm_log_set_level(vm->session.init.log_level);
@@ -236,8 +230,7 @@ int cm_vm_run(int fd) {
     return 0;
 }
 
-/* --- checking
- * ------------------------------------------------------------------------------------------------ */
+/* --- checking --- */
 
 /* A compiled chunk has no syntax to check, and a malformed one could crash who loads it. */
 static bool is_precompiled(const char *path) {

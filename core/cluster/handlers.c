@@ -19,8 +19,7 @@ struct request {
     struct cm_writer out;
 };
 
-/* --- reading: what does not fit marks the reader, and the request goes no further than its end
- * ------------------- */
+/* --- reading: what does not fit marks the reader, and the request goes no further than its end --- */
 
 /* Who sends no key, or one too long, has gone past the checks of our own library. */
 static struct cm_bytes read_key(struct request *request) {
@@ -65,8 +64,7 @@ static struct cm_number read_number(struct request *request) {
     return number;
 }
 
-/* --- the operations
- * ------------------------------------------------------------------------------------------------ */
+/* --- the operations --- */
 
 static int do_set(struct request *request) {
     struct cm_bytes key = read_key(request);

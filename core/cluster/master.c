@@ -30,8 +30,7 @@ struct master {
     int exit_code;
 };
 
-/* --- replies
- * ------------------------------------------------------------------------------------------------ */
+/* --- replies --- */
 
 /* Ends the reply begun in `out`: commits it, or puts the error in its place. 0, or the code that ends the
  * sender's session: it waits for this reply. */
@@ -65,8 +64,7 @@ static int reply_from_store(struct master *master, struct cm_process *process, c
     return finish_reply(&process->channel, frame, err);
 }
 
-/* --- processes
- * ---------------------------------------------------------------------------------------------- */
+/* --- processes --- */
 
 static int fork_worker(struct master *master, const struct cm_frame *frame, struct cm_process **worker) {
     struct cm_script script;
@@ -177,8 +175,7 @@ static void on_over(void *owner, int exit_code) {
 
 static const struct cm_supervisor_events supervisor_events = {on_frame, on_change, on_over};
 
-/* --- signals
- * ------------------------------------------------------------------------------------------------ */
+/* --- signals --- */
 
 static void on_signal(uv_signal_t *handle, int number) {
     struct master *master = handle->data;

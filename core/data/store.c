@@ -36,8 +36,7 @@ void cm_store_free(struct cm_store *store) {
     free(store);
 }
 
-/* --- entries
- * ------------------------------------------------------------------------------------------------ */
+/* --- entries --- */
 
 /* What an entry counts against the limit: itself, its places in the table and the heap, the allocator's word.
  */
@@ -105,8 +104,7 @@ static struct cm_entry **find(struct cm_store *store, struct cm_bytes key, uint6
     return link;
 }
 
-/* --- changes
- * ------------------------------------------------------------------------------------------------ */
+/* --- changes --- */
 
 static int check_conditions(const struct cm_change *change, const struct cm_entry *old) {
     if (change->if_absent && old)
@@ -265,8 +263,7 @@ int cm_store_expire(struct cm_store *store, struct cm_bytes key, uint64_t expire
     return 0;
 }
 
-/* --- walks
- * -------------------------------------------------------------------------------------------------- */
+/* --- walks --- */
 
 struct walk {
     struct cm_store *store;
