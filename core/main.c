@@ -15,7 +15,6 @@
 #include "base/error.h"
 #include "bind/vm.h"
 #include "cluster/master.h"
-#include "cluster/process.h"
 
 enum { EXIT_USAGE = 2 };
 
@@ -246,8 +245,7 @@ static int process(int argc, char **argv) {
         refuse("'process' is for the master to start");
     }
     prctl(PR_SET_NAME, "clustermem"); /* exec was of /proc/self/exe */
-    fcntl(CM_PROCESS_FD, F_SETFD, FD_CLOEXEC);
-    return cm_vm_run(CM_PROCESS_FD);
+    return cm_vm_run();
 }
 
 /* Descriptors 0 to 2 are there, so that nothing else takes their numbers. */

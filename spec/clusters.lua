@@ -89,7 +89,8 @@ end
 -- - `app`, `boot`: text of the worker script app.lua and the master script boot.lua, behind the usual requires
 -- - `files`: name -> text of other files in the cluster's folder, as they are
 -- - `workers` (1) and the options in the array part make the command line; or `args`, which is all of it
--- - `env`: name -> value, added to the environment; `log` to the log level (default info)
+-- - `env`: name -> value, added to the environment
+-- - `shell`: commands of a shell that becomes the cluster when they are done, to set limits for instance
 -- - `limit`: milliseconds in which it must come to its end
 function clusters.start(options)
   count = count + 1
@@ -100,10 +101,14 @@ function clusters.start(options)
   if options.app then self:write("app.lua", prelude .. options.app) end
   if options.boot then self:write("boot.lua", prelude .. options.boot) end
 
+  local file, args = binary, commandLine(options)
+  if options.shell then
+    file, args = "/bin/sh", { "-c", options.shell .. '; exec "$0" "$@"', binary, table.unpack(args) }
+  end
   local streams = { out = uv.new_pipe(false), err = uv.new_pipe(false) }
   self.open = 2
-  self.handle, self.pid = uv.spawn(binary, {
-    args = commandLine(options),
+  self.handle, self.pid = uv.spawn(file, {
+    args = args,
     cwd = folder,
     env = environment(options, mark),
     stdio = { nil, streams.out, streams.err },
@@ -184,6 +189,11 @@ end
 --- How often a stream matches so far.
 function Cluster:count(pattern, stream)
   return select(2, self[stream or "out"]:gsub(pattern, ""))
+end
+
+--- Whether this very program is built with a sanitizer, whose own memory fits no limit.
+function clusters.isSanitized()
+  return clusters.read("/proc/self/maps"):find("san.so", 1, true) ~= nil
 end
 
 --- Waits for the master's end. @return its exit code, or 0 and the number of the signal that killed it

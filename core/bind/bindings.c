@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/list.h"
+#include "bind/keys.h"
 #include "bind/replies.h"
 #include "bind/requests.h"
 #include "bind/vm.h"
@@ -52,7 +53,7 @@ static int native_sleep(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
     struct timer *timer = calloc(1, sizeof *timer);
     if (!timer)
-        return cm_requests_push_failure(L, CM_E_NOMEMORY);
+        return cm_requests_refuse(L, CM_E_NOMEMORY);
     if (++vm->last_timer == 0)
         vm->last_timer = 1;
     timer->vm = vm;
@@ -124,7 +125,7 @@ static int native_fail(lua_State *L) {
     cm_vm_fail(cm_vm_of(L), text);
 }
 
-/* hooks(table): the functions that C calls, by the words of CM_VM_HOOKS. */
+/* hooks(table): the functions that C calls, by the words of CM_VM_HOOKS, and scheduler.context. */
 static int native_hooks(lua_State *L) {
     static const char *const words[] = {
 #define XX(name, word) word,
@@ -137,6 +138,9 @@ static int native_hooks(lua_State *L) {
             return luaL_error(L, "hook '%s' is missing", words[i]);
         cm_vm_of(L)->hooks[i] = luaL_ref(L, LUA_REGISTRYINDEX);
     }
+    if (lua_getfield(L, 1, "context") != LUA_TTABLE)
+        return luaL_error(L, "the tasks' contexts are missing");
+    cm_vm_of(L)->context = luaL_ref(L, LUA_REGISTRYINDEX);
     return 0;
 }
 
@@ -178,6 +182,7 @@ int cm_bindings_open(lua_State *L) {
     };
     luaL_newlib(L, functions);
     cm_requests_open(L);
+    cm_keys_open(L);
     push_info(L);
     lua_setfield(L, -2, "info");
     return 1;

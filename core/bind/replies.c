@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "bind/value.h"
+#include "memory/append.h"
 #include "wire/ops.h"
 
 /* Decoding may raise for want of memory, so it runs protected; this is what it works on. */
@@ -47,17 +48,6 @@ static int push_value(lua_State *L, struct cm_reader *reader) {
     return 1 + push_integers(L, reader, 1);
 }
 
-/* { key, ... }, cursor */
-static int push_keys(lua_State *L, struct cm_reader *reader) {
-    lua_newtable(L);
-    for (lua_Integer i = 1; !reader->error && cm_reader_left(reader) > sizeof(uint64_t); i++) {
-        struct cm_bytes key = cm_read_bytes(reader);
-        lua_pushlstring(L, (const char *)key.data, key.len);
-        lua_rawseti(L, -2, i);
-    }
-    return 1 + push_integers(L, reader, 1);
-}
-
 static int push_forked(lua_State *L, struct cm_reader *reader) {
     struct cm_worker_row row = {.id = cm_read_u32(reader)};
     row.slot = cm_read_u32(reader);
@@ -76,22 +66,12 @@ static int push_by_op(lua_State *L, uint8_t op, struct cm_reader *reader) {
     case CM_OP_REMOVE:
         cm_read_u64(reader);
         return push_ok(L);
-    case CM_OP_GET:
     case CM_OP_INCREMENT:
         return push_value(L, reader);
     case CM_OP_SET_MANY:
     case CM_OP_EXPIRE:
     case CM_OP_SHUTDOWN:
         return push_ok(L);
-    case CM_OP_TTL:
-        return push_integers(L, reader, 1);
-    case CM_OP_KEYS:
-        return push_keys(L, reader);
-    case CM_OP_COUNT:
-        return push_integers(L, reader, 2);
-    case CM_OP_CLEAR:
-    case CM_OP_STATS:
-        return push_integers(L, reader, 3);
     case CM_OP_FORK:
         return push_forked(L, reader);
     default:
@@ -114,9 +94,20 @@ static int push_reply(lua_State *L) {
     return delivery->err ? 0 : delivery->results;
 }
 
+/* Whether it is one of the writes that must be applied in the order in which they were issued. */
+static bool is_write(uint8_t op) {
+    return op == CM_OP_SET || op == CM_OP_REMOVE || op == CM_OP_INCREMENT || op == CM_OP_SET_MANY ||
+           op == CM_OP_EXPIRE;
+}
+
 int cm_replies_deliver(struct cm_vm *vm, const struct cm_frame *frame) {
     lua_State *L = vm->L;
     struct delivery delivery = {.frame = frame};
+    if (is_write(frame->op)) {
+        if (vm->forwarded == 0)
+            return CM_E_BADFRAME;
+        vm->forwarded--;
+    }
     lua_pushinteger(L, frame->id);
     lua_pushcfunction(L, push_reply);
     lua_pushlightuserdata(L, &delivery);
@@ -183,6 +174,9 @@ int cm_replies_notice(struct cm_vm *vm, const struct cm_frame *frame) {
         return 0;
     case CM_OP_PROCESS:
         return deliver_process(vm, frame->payload);
+    case CM_OP_SHORT:
+        cm_append_close(&vm->participant); /* between two operations, as notices come from the loop */
+        return 0;
     default:
         return CM_E_BADFRAME;
     }

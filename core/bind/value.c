@@ -405,6 +405,12 @@ static bool push_value(struct decoder *decoder, int depth) {
     }
 }
 
+bool cm_value_is_scalar(struct cm_bytes bytes) {
+    uint8_t byte = bytes.len ? bytes.data[0] : 0;
+    /* fixmap and fixarray, array 16 to map 32 */
+    return !(byte >= 0x80 && byte <= 0x9f) && !(byte >= 0xdc && byte <= 0xdf);
+}
+
 int cm_value_decode(lua_State *L, struct cm_bytes bytes) {
     if (!bytes.len)
         return CM_E_BADVALUE;

@@ -4,6 +4,7 @@
 #define CM_BIND_VALUE_H
 
 #include <lua.h>
+#include <stdbool.h>
 
 #include "base/buf.h"
 
@@ -21,6 +22,9 @@ enum {
  * as it was. */
 int cm_value_encode(lua_State *L, int index, size_t max_bytes, struct cm_buf *buf,
                     char refusal[CM_VALUE_PATH_BYTES]);
+
+/* Whether the bytes are of a value that is no table: its decoding allocates once at most, and at its end. */
+bool cm_value_is_scalar(struct cm_bytes bytes);
 
 /* Pushes the value that fills `bytes` exactly. 0; or, with nothing pushed, CM_E_BADVALUE when the bytes are
  * not one whole value of the kinds cm_value_encode writes. Takes memory in proportion to the bytes, whatever

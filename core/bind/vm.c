@@ -1,13 +1,16 @@
 #include "bind/vm.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <lauxlib.h>
 #include <lualib.h>
 #include <luv/luv.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,6 +20,7 @@
 #include "bind/bindings.h"
 #include "bind/modules.h"
 #include "bind/replies.h"
+#include "cluster/process.h"
 #include "wire/ops.h"
 
 /* lua-cjson's header names the function for C++ too, and only so. */
@@ -182,6 +186,29 @@ static int open_loop(struct cm_vm *vm, int fd) {
     return cm_session_open(&vm->session, &vm->loop, fd, &session_events);
 }
 
+/* A script may fork by other means than this API; the child must not act in its parent's name. */
+static struct cm_vm *forking;
+
+static void on_forked(void) {
+    forking->detached = true;
+    forking->session.channel.ended = true;
+}
+
+static int open_memory(struct cm_vm *vm) {
+    int err = cm_segment_attach(CM_SEGMENT_FD, false, &vm->segment);
+    if (err)
+        return err;
+    if (vm->session.init.seat <= CM_MASTER_SEAT || vm->session.init.seat > vm->segment.layout.seats)
+        return CM_E_BADFRAME;
+    madvise(vm->segment.base, (size_t)vm->segment.layout.total_bytes, MADV_DONTFORK);
+    fcntl(CM_BELL_FD, F_SETFD, FD_CLOEXEC);
+    cm_participant_init(&vm->participant, &vm->segment, vm->session.init.seat);
+    vm->participant.bell = CM_BELL_FD;
+    cm_store_init(&vm->store, &vm->participant);
+    forking = vm;
+    return -pthread_atfork(NULL, NULL, on_forked);
+}
+
 static void ignore(int number) {
     (void)number;
 }
@@ -199,10 +226,11 @@ void cm_vm_shield(void) {
     pthread_sigmask(SIG_BLOCK, &term, NULL);
 }
 
-int cm_vm_run(int fd) {
+int cm_vm_run(void) {
     static struct cm_vm only; /* it lives as long as the process */
     struct cm_vm *vm = &only;
-    int err = cm_session_greet(&vm->session, fd);
+    fcntl(CM_PROCESS_FD, F_SETFD, FD_CLOEXEC);
+    int err = cm_session_greet(&vm->session, CM_PROCESS_FD);
     if (err) {
         cm_log(CM_LOG_ERROR, "a process is started by the master only, and there is none: %s",
                cm_error_text(err));
@@ -211,7 +239,9 @@ int cm_vm_run(int fd) {
     cm_log_set_level(vm->session.init.log_level);
     /* Each printed line leaves whole, so that the lines of several processes do not mix. */
     setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
-    err = open_loop(vm, fd);
+    err = open_memory(vm);
+    if (!err)
+        err = open_loop(vm, CM_PROCESS_FD);
     vm->L = luaL_newstate();
     if (err || !vm->L) {
         cm_log(CM_LOG_ERROR, "the process cannot start: %s", cm_error_text(err ? err : CM_E_NOMEMORY));

@@ -8,6 +8,7 @@
 
 #include "base/buf.h"
 #include "cluster/session.h"
+#include "data/store.h"
 
 /* What C calls in Lua; set once, by the Lua side. See lua/clustermem/start.lua. */
 #define CM_VM_HOOKS(XX)                                                                                 \
@@ -31,7 +32,18 @@ struct cm_vm {
     uv_signal_t term;            /* SIGTERM: stop */
     uv_idle_t ready;             /* runs while tasks are ready */
     int hooks[CM_VM_HOOK_COUNT]; /* registry references */
-    struct cm_buf scratch;       /* a value on its way out */
+    struct cm_segment segment;
+    struct cm_participant participant;
+    struct cm_store store;
+    bool detached;      /* a child that a script has forked: it is no process of the cluster */
+    uint32_t forwarded; /* writes that the master has not answered yet: later ones go the same way */
+    uint32_t done;      /* writes that took no turn of the loop */
+    int context;        /* registry reference: coroutine -> its task, see clustermem.scheduler */
+    unsigned clears;    /* going on */
+    int spared; /* registry reference: key -> number of the last write since the first of these began */
+    lua_Integer writes;    /* while there were such */
+    struct cm_buf scratch; /* a value on its way out */
+    struct cm_buf value;   /* a value on its way in */
     uint32_t last_timer;
     bool decoding; /* a reply's bytes are being read; a finalizer may run in the midst of it */
 };
@@ -40,9 +52,9 @@ struct cm_vm {
  * for it. To be called first of all. */
 void cm_vm_shield(void);
 
-/* Runs what the master at the other end of the descriptor says, to the end. Returns the exit code, or leaves
- * the process itself with it. */
-int cm_vm_run(int fd);
+/* Runs what the master says, to the end, on the descriptors that it has passed (core/cluster/process).
+ * Returns the exit code, or leaves the process itself with it. */
+int cm_vm_run(void);
 
 /* The process that this state belongs to. */
 struct cm_vm *cm_vm_of(lua_State *L);

@@ -6,15 +6,9 @@
 #include "wire/message.h"
 #include "wire/ops.h"
 
-enum {
-    SLICE_STEPS = 2000,           /* of a walk, for one request */
-    SLICE_REPLY_BYTES = 64 << 10, /* a list of keys is not continued beyond */
-};
-
 struct request {
     struct cm_store *store;
     uint32_t max_value_bytes;
-    uint64_t now_ms;
     struct cm_reader in;
     struct cm_writer out;
 };
@@ -29,19 +23,12 @@ static struct cm_bytes read_key(struct request *request) {
     return key;
 }
 
-static struct cm_bytes read_prefix(struct request *request) {
-    struct cm_bytes prefix = cm_read_bytes(&request->in);
-    if (prefix.len > CM_KEY_MAX_BYTES)
-        request->in.error = CM_E_BADFRAME;
-    return prefix;
-}
-
 /* A ttl, as the time at which it is over; 0: never. */
 static uint64_t read_expiry(struct request *request) {
     uint64_t ttl_ms = cm_read_u64(&request->in);
     if (ttl_ms > CM_TTL_MAX_MS)
         request->in.error = CM_E_BADFRAME;
-    return ttl_ms ? request->now_ms + ttl_ms : 0;
+    return ttl_ms ? request->store->clock_ms() + ttl_ms : 0;
 }
 
 static struct cm_change read_change(struct request *request) {
@@ -64,37 +51,29 @@ static struct cm_number read_number(struct request *request) {
     return number;
 }
 
+/* A number is kept as one. */
+static struct cm_value read_value(struct request *request) {
+    struct cm_value value = {.bytes = cm_read_bytes(&request->in)};
+    value.is_number = cm_number_decode(value.bytes, &value.number) == 0;
+    return value;
+}
+
 /* --- the operations --- */
 
 static int do_set(struct request *request) {
     struct cm_bytes key = read_key(request);
-    struct cm_bytes value = cm_read_bytes(&request->in);
+    struct cm_value value = read_value(request);
     struct cm_change change = read_change(request);
     int err = cm_reader_end(&request->in);
     if (err)
         return err;
-    if (value.len > request->max_value_bytes)
+    if (value.bytes.len > request->max_value_bytes)
         return CM_E_TOOLARGE;
     uint64_t version;
-    err = cm_store_set(request->store, key, value, &change, request->now_ms, &version);
+    err = cm_store_set(request->store, key, &value, &change, &version);
     if (!err)
         cm_write_u64(&request->out, version);
     return err;
-}
-
-static int do_get(struct request *request) {
-    struct cm_bytes key = read_key(request);
-    int err = cm_reader_end(&request->in);
-    if (err)
-        return err;
-    struct cm_bytes value;
-    uint64_t version;
-    err = cm_store_get(request->store, key, request->now_ms, &value, &version, NULL);
-    if (err)
-        return err;
-    cm_write_bytes(&request->out, value);
-    cm_write_u64(&request->out, version);
-    return 0;
 }
 
 static int do_remove(struct request *request) {
@@ -104,7 +83,7 @@ static int do_remove(struct request *request) {
     if (err)
         return err;
     uint64_t version;
-    err = cm_store_remove(request->store, key, &change, request->now_ms, &version);
+    err = cm_store_remove(request->store, key, &change, &version);
     if (!err)
         cm_write_u64(&request->out, version);
     return err;
@@ -120,8 +99,7 @@ static int do_increment(struct request *request) {
         return err;
     struct cm_number sum;
     uint64_t version;
-    err =
-        cm_store_increment(request->store, key, delta, initial, expires_ms, request->now_ms, &sum, &version);
+    err = cm_store_increment(request->store, key, delta, initial, expires_ms, &sum, &version);
     if (err)
         return err;
     uint8_t space[CM_NUMBER_BYTES];
@@ -139,26 +117,15 @@ static int do_set_many(struct request *request) {
     int err = 0;
     for (uint32_t i = 0; i < count; i++) {
         pairs[i].key = read_key(request);
-        pairs[i].value = cm_read_bytes(&request->in);
-        if (pairs[i].value.len > request->max_value_bytes)
+        pairs[i].value = read_value(request);
+        if (pairs[i].value.bytes.len > request->max_value_bytes)
             err = CM_E_TOOLARGE;
     }
     if (cm_reader_end(&request->in))
         err = CM_E_BADFRAME;
     if (!err)
-        err = cm_store_set_many(request->store, pairs, count, request->now_ms);
+        err = cm_store_set_many(request->store, pairs, count);
     free(pairs);
-    return err;
-}
-
-static int do_ttl(struct request *request) {
-    struct cm_bytes key = read_key(request);
-    int err = cm_reader_end(&request->in);
-    uint64_t expires_ms = 0;
-    if (!err)
-        err = cm_store_get(request->store, key, request->now_ms, NULL, NULL, &expires_ms);
-    if (!err)
-        cm_write_u64(&request->out, expires_ms ? expires_ms - request->now_ms : 0);
     return err;
 }
 
@@ -166,91 +133,18 @@ static int do_expire(struct request *request) {
     struct cm_bytes key = read_key(request);
     uint64_t expires_ms = read_expiry(request);
     int err = cm_reader_end(&request->in);
-    return err ? err : cm_store_expire(request->store, key, expires_ms, request->now_ms);
-}
-
-struct listing {
-    struct cm_writer *out;
-    size_t start; /* of the reply */
-    uint32_t count;
-    uint32_t limit; /* 0: count only */
-};
-
-static int list_key(void *data, struct cm_bytes key) {
-    struct listing *listing = data;
-    listing->count++;
-    if (!listing->limit)
-        return 0;
-    cm_write_bytes(listing->out, key);
-    return listing->count >= listing->limit || listing->out->buf->len - listing->start > SLICE_REPLY_BYTES;
-}
-
-static int do_keys(struct request *request) {
-    struct cm_bytes prefix = read_prefix(request);
-    uint64_t cursor = cm_read_u64(&request->in);
-    uint32_t limit = cm_read_u32(&request->in);
-    int err = cm_reader_end(&request->in);
-    if (err || limit == 0)
-        return CM_E_BADFRAME;
-    struct listing listing = {.out = &request->out, .start = request->out.buf->len, .limit = limit};
-    cm_store_keys(request->store, prefix, &cursor, SLICE_STEPS, request->now_ms, list_key, &listing);
-    cm_write_u64(&request->out, cursor);
-    return 0;
-}
-
-static int do_count(struct request *request) {
-    struct cm_bytes prefix = read_prefix(request);
-    uint64_t cursor = cm_read_u64(&request->in);
-    int err = cm_reader_end(&request->in);
-    if (err)
-        return err;
-    struct listing listing = {0};
-    cm_store_keys(request->store, prefix, &cursor, SLICE_STEPS, request->now_ms, list_key, &listing);
-    cm_write_u64(&request->out, listing.count);
-    cm_write_u64(&request->out, cursor);
-    return 0;
-}
-
-static int do_clear(struct request *request) {
-    struct cm_bytes prefix = read_prefix(request);
-    uint64_t cursor = cm_read_u64(&request->in);
-    uint64_t until = cm_read_u64(&request->in);
-    int err = cm_reader_end(&request->in);
-    if (err)
-        return err;
-    uint64_t removed;
-    cm_store_clear(request->store, prefix, &cursor, &until, SLICE_STEPS, request->now_ms, &removed);
-    cm_write_u64(&request->out, removed);
-    cm_write_u64(&request->out, cursor);
-    cm_write_u64(&request->out, until);
-    return 0;
-}
-
-static int do_stats(struct request *request) {
-    int err = cm_reader_end(&request->in);
-    if (err)
-        return err;
-    struct cm_store_stats stats;
-    cm_store_stats(request->store, &stats);
-    cm_write_u64(&request->out, stats.entries);
-    cm_write_u64(&request->out, stats.used_bytes);
-    cm_write_u64(&request->out, stats.limit_bytes);
-    return 0;
+    return err ? err : cm_store_expire(request->store, key, expires_ms);
 }
 
 int cm_handlers_do(struct cm_store *store, uint32_t max_value_bytes, uint8_t op, struct cm_bytes payload,
-                   uint64_t now_ms, struct cm_buf *reply) {
+                   struct cm_buf *reply) {
     static int (*const operations[])(struct request *) = {
-        [CM_OP_SET] = do_set,           [CM_OP_GET] = do_get,
-        [CM_OP_REMOVE] = do_remove,     [CM_OP_INCREMENT] = do_increment,
-        [CM_OP_SET_MANY] = do_set_many, [CM_OP_TTL] = do_ttl,
-        [CM_OP_EXPIRE] = do_expire,     [CM_OP_KEYS] = do_keys,
-        [CM_OP_COUNT] = do_count,       [CM_OP_CLEAR] = do_clear,
-        [CM_OP_STATS] = do_stats,
+        [CM_OP_SET] = do_set,           [CM_OP_REMOVE] = do_remove, [CM_OP_INCREMENT] = do_increment,
+        [CM_OP_SET_MANY] = do_set_many, [CM_OP_EXPIRE] = do_expire,
     };
     if (op >= sizeof operations / sizeof *operations || !operations[op])
         return CM_E_BADFRAME;
-    struct request request = {.store = store, .max_value_bytes = max_value_bytes, .now_ms = now_ms};
+    struct request request = {.store = store, .max_value_bytes = max_value_bytes};
     cm_reader_init(&request.in, payload);
     cm_writer_init(&request.out, reply);
     int err = operations[op](&request);

@@ -8,9 +8,9 @@
 
 /* Does the operation on the store and appends the reply's payload. 0; CM_E_BADFRAME for a payload that is not
  * the operation's, or an operation that is not for the store: its sender is not to be trusted any further;
- * any other negative code is the operation's result, and what has been appended then does not count. Never
- * waits; what could take long is done in slices, of which each is a request. */
+ * any other negative code is the operation's result, and what has been appended then does not count. Waits
+ * only as core/data/store does. */
 int cm_handlers_do(struct cm_store *store, uint32_t max_value_bytes, uint8_t op, struct cm_bytes payload,
-                   uint64_t now_ms, struct cm_buf *reply);
+                   struct cm_buf *reply);
 
 #endif

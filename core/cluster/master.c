@@ -8,24 +8,25 @@
 #include "base/error.h"
 #include "base/list.h"
 #include "base/log.h"
+#include "cluster/cgroup.h"
 #include "cluster/handlers.h"
+#include "cluster/memory.h"
 #include "cluster/supervisor.h"
 #include "data/store.h"
 #include "wire/ops.h"
 
 enum {
     SIGNALS = 3,
-    SWEEP_MS = 250,       /* between two looks for expired entries */
-    SWEEP_ENTRIES = 2000, /* of one slice */
+    SPARE_SEATS =
+        48, /* for process 0, forked workers, and successors: two for each worker of the command line */
 };
 
 struct master {
     uv_loop_t loop;
     const struct cm_options *options;
-    struct cm_store *store;
+    struct cm_memory memory;
     struct cm_supervisor supervisor;
     uv_signal_t signals[SIGNALS];
-    uv_timer_t sweep;
     bool interrupted; /* SIGINT has come once */
     int exit_code;
 };
@@ -55,8 +56,8 @@ static int reply_from_store(struct master *master, struct cm_process *process, c
     struct cm_buf *out = cm_channel_begin(&process->channel, frame->op, CM_FRAME_REPLY, frame->id);
     if (!out)
         return CM_E_NOMEMORY;
-    int err = cm_handlers_do(master->store, master->options->max_value_bytes, frame->op, frame->payload,
-                             cm_clock_ms(), out);
+    int err = cm_handlers_do(&master->memory.store, master->options->max_value_bytes, frame->op,
+                             frame->payload, out);
     if (err == CM_E_BADFRAME) {
         cm_channel_cancel(&process->channel);
         return err;
@@ -169,7 +170,7 @@ static void on_over(void *owner, int exit_code) {
     master->exit_code = exit_code;
     for (int i = 0; i < SIGNALS; i++)
         uv_close((uv_handle_t *)&master->signals[i], NULL);
-    uv_close((uv_handle_t *)&master->sweep, NULL);
+    cm_memory_stop(&master->memory);
     cm_supervisor_deinit(&master->supervisor);
 }
 
@@ -202,33 +203,56 @@ static void take_signals(struct master *master) {
     signal(SIGPIPE, SIG_IGN);
 }
 
-/* Gives the memory of expired entries back, in slices with whatever else there is to do between. */
-static void on_sweep(uv_timer_t *sweep) {
-    struct master *master = sweep->data;
-    size_t swept = cm_store_sweep(master->store, SWEEP_ENTRIES, cm_clock_ms());
-    uv_timer_start(sweep, on_sweep, swept < SWEEP_ENTRIES ? SWEEP_MS : 0, 0);
+static void on_short(void *data) {
+    struct master *master = data;
+    CM_LIST_EACH(link, &master->supervisor.processes) {
+        cm_process_notify(CM_LIST_ITEM(link, struct cm_process, link), CM_OP_SHORT, (struct cm_bytes){0});
+    }
+    if (master->supervisor.zero)
+        cm_process_notify(master->supervisor.zero, CM_OP_SHORT, (struct cm_bytes){0});
+}
+
+/* Says in one line why there is no such memory, if so. */
+static int open_memory(struct master *master) {
+    unsigned long long bytes = master->options->memory_bytes;
+    unsigned long long limit = cm_cgroup_memory_bytes(NULL, NULL);
+    if (bytes > limit) {
+        cm_log(CM_LOG_ERROR,
+               "--memory is %llu bytes, but this control group may have %llu: give a smaller --memory", bytes,
+               limit);
+        return CM_E_NOMEMORY;
+    }
+    signal(SIGXFSZ, SIG_IGN); /* a limit on files is an error like others */
+    int err = cm_memory_init(&master->memory, master->options->memory_bytes,
+                             2 * master->options->workers + SPARE_SEATS);
+    if (err)
+        cm_log(CM_LOG_ERROR, "cannot have a shared memory of %llu bytes (--memory): %s", bytes,
+               cm_error_text(err));
+    return err;
 }
 
 int cm_master_run(const struct cm_options *options) {
-    struct master master = {.options = options};
+    static struct master master; /* it lives as long as the process */
+    master.options = options;
     cm_log_set_level(options->log_level);
-    int err = cm_store_new(options->memory_bytes, &master.store);
-    if (!err)
-        err = uv_loop_init(&master.loop);
+    if (open_memory(&master))
+        return 1;
+    int err = uv_loop_init(&master.loop);
     if (err) {
         cm_log(CM_LOG_ERROR, "the master cannot start: %s", cm_error_text(err));
-        cm_store_free(master.store);
+        cm_memory_deinit(&master.memory);
         return 1;
     }
+    master.memory.on_short = on_short;
+    master.memory.data = &master;
     take_signals(&master);
-    uv_timer_init(&master.loop, &master.sweep);
-    master.sweep.data = &master;
-    uv_timer_start(&master.sweep, on_sweep, SWEEP_MS, 0);
-    cm_supervisor_init(&master.supervisor, &master.loop, options, &supervisor_events, &master);
+    cm_memory_start(&master.memory, &master.loop);
+    cm_supervisor_init(&master.supervisor, &master.loop, options, &master.memory, &supervisor_events,
+                       &master);
     if (cm_supervisor_start(&master.supervisor))
         on_over(&master, 1);
     uv_run(&master.loop, UV_RUN_DEFAULT);
     uv_loop_close(&master.loop);
-    cm_store_free(master.store);
+    cm_memory_deinit(&master.memory);
     return master.exit_code;
 }

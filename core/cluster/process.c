@@ -68,6 +68,7 @@ static void on_child_exit(uv_process_t *child, int64_t status, int signal) {
     struct cm_process *process = CM_LIST_ITEM(child, struct cm_process, child);
     process->exit_code = signal ? -1 : (int)status;
     process->signal = signal;
+    process->events->on_death(process);
     /* What it had sent while it lived counts. */
     cm_channel_finish(&process->channel);
     process->events->on_exit(process);
@@ -115,7 +116,8 @@ static char **merge_environment(const struct cm_strings *lines) {
     return env;
 }
 
-static int spawn_child(struct cm_process *process, uv_loop_t *loop, const struct cm_init *init, int fd) {
+static int spawn_child(struct cm_process *process, uv_loop_t *loop, const struct cm_init *init,
+                       const struct cm_inherited *inherited, int fd) {
     char **env = merge_environment(&init->script.env);
     if (!env)
         return CM_E_NOMEMORY;
@@ -133,6 +135,8 @@ static int spawn_child(struct cm_process *process, uv_loop_t *loop, const struct
         {.flags = UV_INHERIT_FD, .data.fd = STDOUT_FILENO},
         {.flags = UV_INHERIT_FD, .data.fd = STDERR_FILENO},
         {.flags = UV_INHERIT_FD, .data.fd = fd},
+        {.flags = UV_INHERIT_FD, .data.fd = inherited->segment_fd},
+        {.flags = UV_INHERIT_FD, .data.fd = inherited->bell_fd},
     };
     uv_process_options_t options = {
         /* The same binary, also when the file has been replaced since. */
@@ -162,8 +166,9 @@ static int send_init(struct cm_process *process, const struct cm_init *init) {
     return cm_channel_commit(&process->channel);
 }
 
-int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, uint64_t grace_ms,
-                     const struct cm_process_events *events, void *owner, struct cm_process **result) {
+int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, const struct cm_inherited *inherited,
+                     uint64_t grace_ms, const struct cm_process_events *events, void *owner,
+                     struct cm_process **result) {
     struct cm_process *process = calloc(1, sizeof *process);
     if (!process)
         return CM_E_NOMEMORY;
@@ -178,6 +183,7 @@ int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, uint64_t grace
     process->events = events;
     process->id = init->id;
     process->slot = init->slot;
+    process->seat = init->seat;
     process->grace_ms = grace_ms;
     cm_list_init(&process->link);
 
@@ -191,7 +197,7 @@ int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, uint64_t grace
     uv_timer_init(loop, &process->grace);
     err = send_init(process, init);
     if (!err)
-        err = spawn_child(process, loop, init, ends[1]);
+        err = spawn_child(process, loop, init, inherited, ends[1]);
     close(ends[1]);
     process->child.data = process->grace.data = process;
     process->started_ms = cm_clock_ms();

@@ -10,16 +10,18 @@
 #include "cluster/channel.h"
 #include "wire/control.h"
 
-/* The descriptor on which a process finds its end of the channel. */
-enum { CM_PROCESS_FD = 3 };
+/* The descriptors on which a process finds its end of the channel, the segment, and the master's bell. */
+enum { CM_PROCESS_FD = 3, CM_SEGMENT_FD, CM_BELL_FD };
 
 struct cm_process;
 
 struct cm_process_events {
     /* A frame has come; as cm_channel_events.on_frame. */
     int (*on_frame)(struct cm_process *process, const struct cm_frame *frame);
-    /* It has ended and has been waited for; exit_code, signal and last_error are final. Frees itself
-     * afterwards, in a later turn. */
+    /* It has ended and has been waited for; what it had sent has not been handled yet. */
+    void (*on_death)(struct cm_process *process);
+    /* It has ended, and what it had sent has been handled; exit_code, signal and last_error are final. Frees
+     * itself afterwards, in a later turn. */
     void (*on_exit)(struct cm_process *process);
 };
 
@@ -33,6 +35,7 @@ struct cm_process {
     int open_parts;
     uint32_t id;
     uint32_t slot;
+    uint32_t seat; /* in the shared memory */
     uint64_t started_ms;
     uint64_t grace_ms;
     bool online;      /* see CM_OP_ONLINE */
@@ -50,11 +53,18 @@ const char *cm_process_name(const struct cm_process *process);
 /* How it ended, once it has: "exited with code 1", "was killed by SIGSEGV". As above. */
 const char *cm_process_ending(const struct cm_process *process);
 
+/* What every process inherits. */
+struct cm_inherited {
+    int segment_fd;
+    int bell_fd;
+};
+
 /* Starts a process of this binary, in the master's environment with the script's lines in it, and tells it
- * `init`, whose id and slot become its own. It is the caller's to link. 0, or an errno or CM_E_NOMEMORY with
- * nothing started. */
-int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, uint64_t grace_ms,
-                     const struct cm_process_events *events, void *owner, struct cm_process **result);
+ * `init`, whose id, slot and seat become its own. It is the caller's to link. 0, or an errno or CM_E_NOMEMORY
+ * with nothing started. */
+int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, const struct cm_inherited *inherited,
+                     uint64_t grace_ms, const struct cm_process_events *events, void *owner,
+                     struct cm_process **result);
 
 /* Asks it to leave; SIGKILL follows when it has not within the grace time. Once is enough. */
 void cm_process_stop(struct cm_process *process);

@@ -1,5 +1,6 @@
 #include "cluster/supervisor.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,16 +107,25 @@ static int spawn(struct cm_supervisor *supervisor, uint32_t slot, const struct c
                            .rows = calloc(count ? count : 1, sizeof *init.rows)};
     if (!init.rows)
         return CM_E_NOMEMORY;
+    struct cm_segment *segment = &supervisor->memory->segment;
+    if (cm_seat_take(segment, &init.seat)) {
+        free(init.rows);
+        return -EAGAIN; /* as the system says when there are too many processes */
+    }
     CM_LIST_EACH(link, &supervisor->processes) {
         const struct cm_process *living = CM_LIST_ITEM(link, struct cm_process, link);
         init.rows[init.row_count++] =
             (struct cm_worker_row){living->id, living->slot, (uint32_t)living->child.pid, living->online};
     }
-    int err =
-        cm_process_spawn(supervisor->loop, &init, options->grace_ms, &process_events, supervisor, process);
+    struct cm_inherited inherited = {segment->fd, supervisor->memory->bell};
+    int err = cm_process_spawn(supervisor->loop, &init, &inherited, options->grace_ms, &process_events,
+                               supervisor, process);
     free(init.rows);
-    if (err)
+    if (err) {
+        cm_seat_give_back(segment, init.seat);
         return err;
+    }
+    cm_seat_assign(segment, init.seat, (int32_t)(*process)->child.pid);
     cm_log(CM_LOG_DEBUG, "%s starts %s", cm_process_name(*process), script->args.items[0]);
     if (slot) {
         cm_list_append(&supervisor->processes, &(*process)->link);
@@ -256,8 +266,14 @@ static void zero_exited(struct cm_supervisor *supervisor, const struct cm_proces
     }
 }
 
+static void on_death_of(struct cm_process *process) {
+    struct cm_supervisor *supervisor = process->owner;
+    cm_reaper_repair(&supervisor->memory->reaper, process->seat);
+}
+
 static void on_exit_of(struct cm_process *process) {
     struct cm_supervisor *supervisor = process->owner;
+    cm_reaper_bury(&supervisor->memory->reaper, process->seat);
     bool expected = !failed(process) || (process->stopping && process->overdue);
     if (process == supervisor->zero && supervisor->options->test && process->signal == 0)
         expected = true; /* busted has said what there is to say */
@@ -277,12 +293,18 @@ static int on_frame(struct cm_process *process, const struct cm_frame *frame) {
     return supervisor->events->on_frame(process, frame);
 }
 
-static const struct cm_process_events process_events = {on_frame, on_exit_of};
+static const struct cm_process_events process_events = {on_frame, on_death_of, on_exit_of};
 
 void cm_supervisor_init(struct cm_supervisor *supervisor, uv_loop_t *loop, const struct cm_options *options,
-                        const struct cm_supervisor_events *events, void *owner) {
+                        struct cm_memory *memory, const struct cm_supervisor_events *events, void *owner) {
     *supervisor = (struct cm_supervisor){
-        .loop = loop, .options = options, .events = events, .owner = owner, .last_slot = options->workers};
+
+        .loop = loop,
+        .options = options,
+        .memory = memory,
+        .events = events,
+        .owner = owner,
+        .last_slot = options->workers};
     cm_list_init(&supervisor->slots);
     cm_list_init(&supervisor->processes);
 }

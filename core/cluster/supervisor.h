@@ -9,6 +9,7 @@
 #include <uv.h>
 
 #include "base/list.h"
+#include "cluster/memory.h"
 #include "cluster/options.h"
 #include "cluster/process.h"
 #include "cluster/slot.h"
@@ -24,6 +25,7 @@ struct cm_supervisor_events {
 struct cm_supervisor {
     uv_loop_t *loop;
     const struct cm_options *options;
+    struct cm_memory *memory;
     const struct cm_supervisor_events *events;
     void *owner;
     struct cm_list slots;     /* struct cm_slot: those where a worker runs or is going to */
@@ -42,7 +44,7 @@ struct cm_supervisor {
 };
 
 void cm_supervisor_init(struct cm_supervisor *supervisor, uv_loop_t *loop, const struct cm_options *options,
-                        const struct cm_supervisor_events *events, void *owner);
+                        struct cm_memory *memory, const struct cm_supervisor_events *events, void *owner);
 
 /* Starts process 0, and the workers once its main task has ended; or the workers. 0, or a negative code when
  * process 0 cannot be started: then nothing runs, and on_over is not called. */

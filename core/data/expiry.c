@@ -1,78 +1,85 @@
 #include "data/expiry.h"
 
-#include <stdint.h>
-#include <stdlib.h>
+#include "memory/chunk.h"
 
-#include "base/error.h"
-
-void cm_expiry_deinit(struct cm_expiry *expiry) {
-    free(expiry->heap);
-    *expiry = (struct cm_expiry){0};
-}
-
-int cm_expiry_reserve(struct cm_expiry *expiry, size_t more) {
-    if (more <= expiry->room - expiry->count)
-        return 0;
-    size_t room = expiry->room ? expiry->room * 2 : 64;
-    if (room < expiry->count + more)
-        room = expiry->count + more;
-    if (room > SIZE_MAX / sizeof *expiry->heap)
-        return CM_E_NOMEMORY;
-    struct cm_entry **heap = realloc(expiry->heap, room * sizeof *heap);
-    if (!heap)
-        return CM_E_NOMEMORY;
-    expiry->heap = heap;
-    expiry->room = room;
-    return 0;
-}
-
-static void put(struct cm_expiry *expiry, size_t place, struct cm_entry *entry) {
-    expiry->heap[place] = entry;
-    entry->expiry_place = place;
-}
-
-static void sift_up(struct cm_expiry *expiry, size_t place, struct cm_entry *entry) {
-    while (place > 0) {
-        size_t parent = (place - 1) / 2;
-        if (expiry->heap[parent]->expires_ms <= entry->expires_ms)
-            break;
-        put(expiry, place, expiry->heap[parent]);
-        place = parent;
-    }
-    put(expiry, place, entry);
-}
-
-static void sift_down(struct cm_expiry *expiry, size_t place, struct cm_entry *entry) {
-    for (;;) {
-        size_t child = 2 * place + 1;
-        if (child >= expiry->count)
-            break;
-        if (child + 1 < expiry->count &&
-            expiry->heap[child + 1]->expires_ms < expiry->heap[child]->expires_ms)
-            child++;
-        if (entry->expires_ms <= expiry->heap[child]->expires_ms)
-            break;
-        put(expiry, place, expiry->heap[child]);
-        place = child;
-    }
-    put(expiry, place, entry);
-}
-
-void cm_expiry_add(struct cm_expiry *expiry, struct cm_entry *entry) {
-    sift_up(expiry, expiry->count++, entry);
-}
-
-void cm_expiry_remove(struct cm_expiry *expiry, struct cm_entry *entry) {
-    size_t place = entry->expiry_place;
-    struct cm_entry *last = expiry->heap[--expiry->count];
-    if (last == entry)
-        return;
-    if (last->expires_ms < entry->expires_ms)
-        sift_up(expiry, place, last);
+/* Removes the entry if it is one, reachable, and past its time. False where its group is not to be had now.
+ */
+static bool remove_expired(struct cm_participant *master, uint64_t offset, uint64_t now_ms) {
+    struct cm_record *record = cm_record_at(master->segment, offset);
+    uint64_t hash = atomic_load_explicit(&record->hash, memory_order_relaxed);
+    struct cm_section section;
+    if (!cm_table_try(master, hash, &section))
+        return false;
+    struct cm_place place = {.link = cm_table_link_to(master, &section, hash, offset),
+                             .record = record,
+                             .offset = offset,
+                             .shape = cm_record_shape(record)};
+    uint64_t expires_ms = atomic_load_explicit(&record->expires_ms, memory_order_relaxed);
+    /* Looked at again: what was there may have been rewound, and be a fragment now. */
+    if (place.link && place.shape.kind != CM_KIND_FRAGMENT && expires_ms && expires_ms <= now_ms)
+        cm_table_unlink(master, &section, &place);
     else
-        sift_down(expiry, place, last);
+        cm_section_leave(&section);
+    return true;
 }
 
-struct cm_entry *cm_expiry_first(const struct cm_expiry *expiry) {
-    return expiry->count ? expiry->heap[0] : NULL;
+/* Begins the chunk if something in it is due. Its earliest time is found anew on the way: whoever stores an
+ * expiry notes it afterwards, and either that note comes after this exchange and stays, or it comes before,
+ * and then the record has the expiry already, and `used` covers it (see cm_chunk_note_expiry). */
+static bool begin(struct cm_sweep *sweep, struct cm_segment *segment, uint64_t now_ms) {
+    struct cm_chunk *chunk = &segment->chunks[sweep->chunk];
+    struct cm_chunk_word word = cm_chunk_unpack(cm_chunk_load(segment, sweep->chunk));
+    bool used = word.state == CM_CHUNK_OPEN || (word.state == CM_CHUNK_CLOSED && word.live_bytes);
+    if (!used || atomic_load_explicit(&chunk->earliest_ms, memory_order_relaxed) > now_ms)
+        return false;
+    atomic_exchange_explicit(&chunk->earliest_ms, CM_NEVER, memory_order_acq_rel);
+    atomic_thread_fence(memory_order_seq_cst);
+    sweep->within = true;
+    sweep->at = 0;
+    sweep->generation = word.generation;
+    return true;
+}
+
+/* Looks at the records from where the sweep stands; takes the number it looked at off `records`. */
+static void go_on(struct cm_sweep *sweep, struct cm_participant *master, uint64_t now_ms, unsigned *records) {
+    struct cm_segment *segment = master->segment;
+    uint64_t start = cm_segment_chunk_at(segment, sweep->chunk);
+    uint64_t used = atomic_load_explicit(&segment->chunks[sweep->chunk].used, memory_order_acquire);
+    /* Another life of the chunk has its own earliest time, and free ones are holes perhaps. */
+    struct cm_chunk_word word = cm_chunk_unpack(cm_chunk_load(segment, sweep->chunk));
+    bool same = word.generation == sweep->generation && word.state != CM_CHUNK_PUNCHING &&
+                !cm_chunk_is_free(&word) && used <= segment->layout.chunk_bytes;
+    for (; same && *records && sweep->at < used; --*records) {
+        struct cm_record *record = cm_record_at(segment, start + sweep->at);
+        struct cm_shape shape = record ? cm_record_shape(record) : (struct cm_shape){0};
+        uint64_t len_bytes = cm_shape_bytes(shape);
+        if (len_bytes == 0 || len_bytes > used - sweep->at)
+            break; /* rewound under our eyes: what is written there now notes its own expiry */
+        uint64_t expires_ms = shape.kind == CM_KIND_FRAGMENT
+                                  ? 0
+                                  : atomic_load_explicit(&record->expires_ms, memory_order_relaxed);
+        bool due = expires_ms && expires_ms <= now_ms;
+        if (expires_ms && (!due || !remove_expired(master, start + sweep->at, now_ms)))
+            cm_chunk_note_expiry(segment, start + sweep->at, expires_ms);
+        sweep->at += (uint32_t)len_bytes;
+    }
+    if (same && !*records && sweep->at < used)
+        return;
+    sweep->within = false;
+    sweep->chunk++;
+}
+
+bool cm_expiry_sweep(struct cm_sweep *sweep, struct cm_participant *master, uint64_t now_ms,
+                     unsigned records) {
+    while (records) {
+        if (sweep->chunk >= master->segment->layout.chunks) {
+            sweep->chunk = 0;
+            return false;
+        }
+        if (!sweep->within && !begin(sweep, master->segment, now_ms))
+            sweep->chunk++;
+        else
+            go_on(sweep, master, now_ms, &records);
+    }
+    return true;
 }

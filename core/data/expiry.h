@@ -1,31 +1,21 @@
-/* Which entries expire, soonest first: a binary heap of pointers. It owns its array, not the entries; an
- * entry knows its place in it. The store's thread only. */
+/* Gives the memory of expired entries back: chunk by chunk, of those in which something is due. Readers and
+ * writers take an expired entry for absent at once; this is only about its bytes. The master's. */
 #ifndef CM_DATA_EXPIRY_H
 #define CM_DATA_EXPIRY_H
 
-#include <stddef.h>
-
 #include "memory/table.h"
 
-/* Zeroed is valid and empty. */
-struct cm_expiry {
-    struct cm_entry **heap;
-    size_t count;
-    size_t room;
+/* Zeroed: at the beginning. */
+struct cm_sweep {
+    uint32_t chunk;
+    uint32_t at;         /* in the chunk */
+    uint32_t generation; /* that the chunk had when it was begun */
+    bool within;         /* a chunk is begun */
 };
 
-void cm_expiry_deinit(struct cm_expiry *expiry);
-
-/* Makes room for `more` entries, so that as many calls of add cannot fail. 0 or CM_E_NOMEMORY. */
-int cm_expiry_reserve(struct cm_expiry *expiry, size_t more);
-
-/* Adds an entry whose expires_ms is not 0; there must be room. */
-void cm_expiry_add(struct cm_expiry *expiry, struct cm_entry *entry);
-
-/* Takes an entry out that is in. Its expires_ms must not have changed since. */
-void cm_expiry_remove(struct cm_expiry *expiry, struct cm_entry *entry);
-
-/* The entry that expires first, or NULL. */
-struct cm_entry *cm_expiry_first(const struct cm_expiry *expiry);
+/* Goes on through the chunks, looking at about `records` of those that are due at most. True when there is
+ * more to do at once; false at the end of a round. */
+bool cm_expiry_sweep(struct cm_sweep *sweep, struct cm_participant *master, uint64_t now_ms,
+                     unsigned records);
 
 #endif

@@ -3,334 +3,413 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/error.h"
-#include "data/expiry.h"
+#include "memory/append.h"
+#include "memory/chunk.h"
 
-struct cm_store {
-    struct cm_table table;
-    struct cm_expiry expiry;
-    uint64_t limit_bytes;
-    uint64_t used_bytes;
-    uint64_t version;
+enum {
+    ROOM_TRIES = 100, /* of the master to get what it made room for: others take chunks meanwhile */
+    CONFLICT_TRIES = 1000,
+    LISTING_KEEP_BYTES = 1 << 20,
 };
 
-int cm_store_new(uint64_t memory_bytes, struct cm_store **store) {
-    struct cm_store *made = calloc(1, sizeof *made);
-    if (!made)
-        return CM_E_NOMEMORY;
-    int err = cm_table_init(&made->table);
-    if (err) {
-        free(made);
-        return err;
-    }
-    made->limit_bytes = memory_bytes;
-    *store = made;
-    return 0;
+void cm_store_init(struct cm_store *store, struct cm_participant *participant) {
+    *store = (struct cm_store){.participant = participant, .clock_ms = cm_clock_ms};
 }
 
-void cm_store_free(struct cm_store *store) {
-    if (!store)
-        return;
-    cm_table_deinit(&store->table);
-    cm_expiry_deinit(&store->expiry);
-    free(store);
-}
-
-/* --- entries --- */
-
-/* What an entry counts against the limit: itself, its places in the table and the heap, the allocator's word.
- */
-static uint64_t footprint(const struct cm_entry *entry) {
-    return sizeof *entry + entry->key_len + entry->value_len + 3 * sizeof(void *);
-}
-
-static struct cm_bytes key_of(const struct cm_entry *entry) {
-    return (struct cm_bytes){entry->bytes, entry->key_len};
-}
-
-static struct cm_bytes value_of(const struct cm_entry *entry) {
-    return (struct cm_bytes){entry->bytes + entry->key_len, entry->value_len};
-}
-
-static bool expired(const struct cm_entry *entry, uint64_t now_ms) {
-    return entry->expires_ms && entry->expires_ms <= now_ms;
-}
-
-static struct cm_entry *new_entry(struct cm_bytes key, struct cm_bytes value) {
-    struct cm_entry *entry = malloc(sizeof *entry + key.len + value.len);
-    if (!entry)
-        return NULL;
-    *entry = (struct cm_entry){.key_len = (uint32_t)key.len, .value_len = (uint32_t)value.len};
-    memcpy(entry->bytes, key.data, key.len);
-    if (value.len)
-        memcpy(entry->bytes + key.len, value.data, value.len);
-    return entry;
-}
-
-/* The accounts of an entry that comes into the table or leaves it. */
-static void account_in(struct cm_store *store, struct cm_entry *entry) {
-    store->used_bytes += footprint(entry);
-    if (entry->expires_ms)
-        cm_expiry_add(&store->expiry, entry);
-}
-
-static void account_out(struct cm_store *store, struct cm_entry *entry) {
-    store->used_bytes -= footprint(entry);
-    if (entry->expires_ms)
-        cm_expiry_remove(&store->expiry, entry);
-}
-
-static void link_entry(struct cm_store *store, struct cm_entry *entry) {
-    account_in(store, entry);
-    cm_table_insert(&store->table, entry);
-}
-
-static struct cm_entry *unlink_entry(struct cm_store *store, struct cm_entry **link) {
-    account_out(store, *link);
-    return cm_table_unlink(&store->table, link);
+void cm_store_deinit(struct cm_store *store) {
+    cm_buf_deinit(&store->listing);
 }
 
 static bool bad_key(struct cm_bytes key) {
     return key.len == 0 || key.len > CM_KEY_MAX_BYTES;
 }
 
-/* The link of the living entry, or NULL: an expired one is dropped when it is met. */
-static struct cm_entry **find(struct cm_store *store, struct cm_bytes key, uint64_t now_ms, uint64_t *hash) {
-    struct cm_entry **link = cm_table_find(&store->table, key, hash);
-    if (link && expired(*link, now_ms)) {
-        free(unlink_entry(store, link));
-        return NULL;
-    }
-    return link;
+/* The clock is read only where there is an expiry to compare with. */
+static bool expired(const struct cm_store *store, uint64_t expires_ms) {
+    return expires_ms && expires_ms <= store->clock_ms();
+}
+
+/* --- numbers, and what they are in an entry --- */
+
+static enum cm_kind kind_of(struct cm_number number) {
+    return number.is_float ? CM_KIND_FLOAT : CM_KIND_INTEGER;
+}
+
+static uint64_t bits_of(struct cm_number number) {
+    uint64_t bits;
+    memcpy(&bits, &number.integer, sizeof bits); /* the float has the same bytes */
+    return bits;
+}
+
+static struct cm_number number_of(enum cm_kind kind, uint64_t bits) {
+    struct cm_number number = {.is_float = kind == CM_KIND_FLOAT};
+    memcpy(&number.integer, &bits, sizeof bits);
+    return number;
+}
+
+/* Whether a number under this key is kept as one; under a very long key it is kept as bytes. */
+static bool is_slot(const struct cm_store *store, struct cm_bytes key) {
+    return cm_append_fits(store->participant->segment,
+                          (struct cm_shape){CM_KIND_INTEGER, (uint32_t)key.len, 0});
 }
 
 /* --- changes --- */
 
-static int check_conditions(const struct cm_change *change, const struct cm_entry *old) {
-    if (change->if_absent && old)
+/* In a section: the key's place, and whether a living entry is there. */
+static bool find(const struct cm_store *store, const struct cm_section *section, struct cm_key key,
+                 struct cm_place *place) {
+    return cm_table_find(store->participant, section, key, place) &&
+           !expired(store, cm_record_expiry(place->record));
+}
+
+static int check_conditions(const struct cm_change *change, const struct cm_place *place, bool alive) {
+    if (change->if_absent && alive)
         return CM_E_EXISTS;
-    if (change->if_present && !old)
+    if (change->if_present && !alive)
         return CM_E_NOTFOUND;
-    if (change->if_version && change->version != (old ? old->version : 0))
+    if (change->if_version && change->version != (alive ? cm_record_version(place->record) : 0))
         return CM_E_CONFLICT;
     return 0;
 }
 
-/* Puts a new entry in the place of the old one, if any. Frees it where it fails. */
-static int replace(struct cm_store *store, struct cm_entry **old, struct cm_entry *entry, uint64_t hash,
-                   uint64_t *version) {
-    uint64_t freed = old ? footprint(*old) : 0;
-    int err = store->used_bytes - freed + footprint(entry) > store->limit_bytes ? CM_E_NOMEMORY : 0;
-    if (!err && entry->expires_ms)
-        err = cm_expiry_reserve(&store->expiry, 1);
-    if (err) {
-        free(entry);
-        return err;
-    }
-    if (old)
-        free(unlink_entry(store, old));
-    entry->hash = hash;
-    entry->version = *version = ++store->version;
-    link_entry(store, entry);
-    return 0;
+static uint64_t new_expiry(const struct cm_change *change, const struct cm_place *place, bool alive) {
+    return change->keep_expiry && alive ? cm_record_expiry(place->record) : change->expires_ms;
 }
 
-int cm_store_set(struct cm_store *store, struct cm_bytes key, struct cm_bytes value,
-                 const struct cm_change *change, uint64_t now_ms, uint64_t *version) {
-    if (bad_key(key))
-        return CM_E_BADVALUE;
-    if (value.len > UINT32_MAX)
-        return CM_E_TOOLARGE;
-    /* Before the table is looked at: the value may be a view of an entry that has expired. */
-    struct cm_entry *entry = new_entry(key, value);
-    if (!entry)
-        return CM_E_NOMEMORY;
-    uint64_t hash;
-    struct cm_entry **old = find(store, key, now_ms, &hash);
-    int err = check_conditions(change, old ? *old : NULL);
-    if (err) {
-        free(entry);
-        return err;
-    }
-    entry->expires_ms = change->keep_expiry && old ? (*old)->expires_ms : change->expires_ms;
-    return replace(store, old, entry, hash, version);
-}
-
-/* Undoes and frees: takes the new entry out, puts the old one, if any, back. */
-static void undo(struct cm_store *store, struct cm_entry *entry, struct cm_entry *old) {
-    uint64_t hash;
-    free(unlink_entry(store, cm_table_find(&store->table, key_of(entry), &hash)));
-    if (old)
-        link_entry(store, old);
-}
-
-int cm_store_set_many(struct cm_store *store, const struct cm_pair *pairs, size_t count, uint64_t now_ms) {
-    if (count == 0)
+/* What the entry under the key takes now; 0 where there is none. */
+static uint64_t bytes_under(const struct cm_store *store, struct cm_key key) {
+    struct cm_found found;
+    if (cm_table_get(store->participant, key, NULL, &found))
         return 0;
-    struct cm_entry **entries = calloc(count, 2 * sizeof *entries);
-    if (!entries)
-        return CM_E_NOMEMORY;
-    struct cm_entry **olds = entries + count;
+    uint64_t value_len = cm_kind_is_number(found.kind) ? 8 : found.value_len;
+    return cm_append_bytes(store->participant->segment, key.bytes.len, value_len);
+}
+
+/* Has the master make room for the pairs, in the place of what is under their keys. */
+static int make_room(struct cm_store *store, const struct cm_pair *pairs, size_t count) {
+    const struct cm_segment *segment = store->participant->segment;
+    uint64_t bytes = 0;
+    uint64_t freed_bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t value_len = pairs[i].value.is_number ? 8 : pairs[i].value.bytes.len;
+        bytes += cm_append_bytes(segment, pairs[i].key.len, value_len);
+        freed_bytes += bytes_under(store, cm_table_key(segment, pairs[i].key));
+    }
+    return store->make_room(store->data, bytes, freed_bytes);
+}
+
+/* Appends the pairs' entries, whose offsets are what is to be linked. */
+static int append_all(const struct cm_store *store, const struct cm_pair *pairs, size_t count,
+                      uint64_t expires_ms, uint64_t *offsets) {
+    struct cm_participant *participant = store->participant;
+    cm_append_begin(participant);
+    for (size_t i = 0; i < count; i++) {
+        struct cm_key key = cm_table_key(participant->segment, pairs[i].key);
+        const struct cm_value *value = &pairs[i].value;
+        uint8_t space[CM_NUMBER_BYTES];
+        bool slot = value->is_number && is_slot(store, key.bytes);
+        struct cm_bytes bytes = value->bytes;
+        if (value->is_number)
+            bytes = cm_number_encode(value->number, space);
+        if (slot)
+            bytes.len = 0;
+        enum cm_kind kind = slot ? kind_of(value->number) : CM_KIND_BYTES;
+        int err = cm_append_entry(participant, kind, key.hash, key.bytes, bytes, expires_ms, &offsets[i]);
+        if (err) {
+            cm_append_rewind(participant);
+            return err;
+        }
+        if (slot)
+            cm_record_set_number(cm_record_at(participant->segment, offsets[i]), kind,
+                                 bits_of(value->number));
+    }
+    return 0;
+}
+
+/* As above. Where there is little left, only the master appends, which knows how much may be reachable; it
+ * makes room before, and again where others have taken it meanwhile. */
+static int append(struct cm_store *store, const struct cm_pair *pairs, size_t count, uint64_t expires_ms,
+                  uint64_t *offsets) {
     int err = 0;
-    for (size_t i = 0; !err && i < count; i++) {
-        if (bad_key(pairs[i].key))
-            err = CM_E_BADVALUE;
-        else if (pairs[i].value.len > UINT32_MAX)
-            err = CM_E_TOOLARGE;
-        else if (!(entries[i] = new_entry(pairs[i].key, pairs[i].value)))
-            err = CM_E_NOMEMORY;
-    }
-    for (size_t i = 0; err && i < count; i++)
-        free(entries[i]);
-    /* From here on nothing can fail but the limit, and that is undone. */
-    for (size_t i = 0; !err && i < count; i++) {
-        struct cm_entry **link = find(store, pairs[i].key, now_ms, &entries[i]->hash);
-        olds[i] = link ? unlink_entry(store, link) : NULL;
-        entries[i]->version = ++store->version;
-        link_entry(store, entries[i]);
-    }
-    bool over = !err && store->used_bytes > store->limit_bytes;
-    for (size_t i = count; !err && i-- > 0;) {
-        if (over)
-            undo(store, entries[i], olds[i]);
-        else
-            free(olds[i]);
-    }
-    free(entries);
-    return over ? CM_E_NOMEMORY : err;
-}
-
-int cm_store_get(struct cm_store *store, struct cm_bytes key, uint64_t now_ms, struct cm_bytes *value,
-                 uint64_t *version, uint64_t *expires_ms) {
-    uint64_t hash;
-    struct cm_entry **link = find(store, key, now_ms, &hash);
-    if (version)
-        *version = link ? (*link)->version : 0;
-    if (!link)
-        return CM_E_NOTFOUND;
-    if (value)
-        *value = value_of(*link);
-    if (expires_ms)
-        *expires_ms = (*link)->expires_ms;
-    return 0;
-}
-
-int cm_store_remove(struct cm_store *store, struct cm_bytes key, const struct cm_change *change,
-                    uint64_t now_ms, uint64_t *version) {
-    uint64_t hash;
-    struct cm_entry **link = find(store, key, now_ms, &hash);
-    if (change->if_version && change->version != (link ? (*link)->version : 0))
-        return CM_E_CONFLICT;
-    *version = link ? ++store->version : 0;
-    if (link)
-        free(unlink_entry(store, link));
-    return 0;
-}
-
-int cm_store_increment(struct cm_store *store, struct cm_bytes key, struct cm_number delta,
-                       struct cm_number initial, uint64_t expires_ms, uint64_t now_ms, struct cm_number *sum,
-                       uint64_t *version) {
-    if (bad_key(key))
-        return CM_E_BADVALUE;
-    uint64_t hash;
-    struct cm_entry **old = find(store, key, now_ms, &hash);
-    struct cm_number base = initial;
-    int err = old ? cm_number_decode(value_of(*old), &base) : 0;
+    if (cm_chunk_few_free(store->participant->segment))
+        err = store->make_room ? make_room(store, pairs, count) : CM_E_NOMEMORY;
     if (!err)
-        err = cm_number_add(base, delta, sum);
-    if (err)
-        return err;
-    uint8_t space[CM_NUMBER_BYTES];
-    struct cm_entry *entry = new_entry(key, cm_number_encode(*sum, space));
-    if (!entry)
-        return CM_E_NOMEMORY;
-    entry->expires_ms = old ? (*old)->expires_ms : expires_ms;
-    return replace(store, old, entry, hash, version);
+        err = append_all(store, pairs, count, expires_ms, offsets);
+    else if (!store->make_room)
+        cm_participant_ring(store->participant);
+    for (int i = 0; err == CM_E_NOMEMORY && store->make_room && i < ROOM_TRIES; i++) {
+        if (make_room(store, pairs, count))
+            break;
+        err = append_all(store, pairs, count, expires_ms, offsets);
+    }
+    return err;
 }
 
-int cm_store_expire(struct cm_store *store, struct cm_bytes key, uint64_t expires_ms, uint64_t now_ms) {
-    uint64_t hash;
-    struct cm_entry **link = find(store, key, now_ms, &hash);
-    if (!link)
-        return CM_E_NOTFOUND;
-    int err = expires_ms ? cm_expiry_reserve(&store->expiry, 1) : 0;
+/* A number takes the place of one of its kind without an entry of its own. 1: it did; 0: it could not; else
+ * the condition's code. */
+static int set_in_place(struct cm_store *store, struct cm_key key, struct cm_number number,
+                        const struct cm_change *change, uint64_t *version) {
+    struct cm_section section;
+    struct cm_place place;
+    cm_table_enter(store->participant, key.hash, &section);
+    bool alive = find(store, &section, key, &place);
+    int err = check_conditions(change, &place, alive);
+    if (!err && place.record && place.shape.kind == kind_of(number)) {
+        *version = cm_table_store_number(store->participant, &section, &place, bits_of(number),
+                                         new_expiry(change, &place, alive));
+        return 1;
+    }
+    cm_section_leave(&section);
+    return err;
+}
+
+/* 0, or what is wrong with the pair in itself. */
+static int check_pair(const struct cm_pair *pair) {
+    if (bad_key(pair->key))
+        return CM_E_BADVALUE;
+    return !pair->value.is_number && pair->value.bytes.len > UINT32_MAX - 8 ? CM_E_TOOLARGE : 0;
+}
+
+int cm_store_set(struct cm_store *store, struct cm_bytes key_bytes, const struct cm_value *value,
+                 const struct cm_change *change, uint64_t *version) {
+    struct cm_pair pair = {key_bytes, *value};
+    int err = check_pair(&pair);
     if (err)
         return err;
-    struct cm_entry *entry = *link;
-    account_out(store, entry);
-    entry->expires_ms = expires_ms;
-    account_in(store, entry);
+    struct cm_participant *participant = store->participant;
+    struct cm_key key = cm_table_key(participant->segment, key_bytes);
+    if (value->is_number && is_slot(store, key_bytes)) {
+        int done = set_in_place(store, key, value->number, change, version);
+        if (done)
+            return done > 0 ? 0 : done;
+    }
+    uint64_t offset;
+    err = append(store, &pair, 1, change->expires_ms, &offset);
+    if (err)
+        return err;
+    struct cm_section section;
+    struct cm_place place;
+    cm_table_enter(participant, key.hash, &section);
+    bool alive = find(store, &section, key, &place);
+    err = check_conditions(change, &place, alive);
+    if (err) {
+        cm_section_leave(&section);
+        cm_append_rewind(participant);
+        return err;
+    }
+    if (change->keep_expiry && alive)
+        cm_record_set_expiry(cm_record_at(participant->segment, offset), cm_record_expiry(place.record));
+    *version = cm_table_link(participant, &section, &place, offset);
+    cm_append_commit(participant);
+    return 0;
+}
+
+int cm_store_set_many(struct cm_store *store, const struct cm_pair *pairs, size_t count) {
+    int err = 0;
+    for (size_t i = 0; !err && i < count; i++)
+        err = check_pair(&pairs[i]);
+    if (err)
+        return err;
+    uint64_t *offsets = calloc(count ? count : 1, sizeof *offsets);
+    if (!offsets)
+        return CM_E_NOMEMORY;
+    err = append(store, pairs, count, 0, offsets);
+    for (size_t i = 0; !err && i < count; i++) {
+        struct cm_key key = cm_table_key(store->participant->segment, pairs[i].key);
+        struct cm_section section;
+        struct cm_place place;
+        cm_table_enter(store->participant, key.hash, &section);
+        cm_table_find(store->participant, &section, key, &place);
+        cm_table_link(store->participant, &section, &place, offsets[i]);
+    }
+    if (!err)
+        cm_append_commit(store->participant);
+    free(offsets);
+    return err;
+}
+
+int cm_store_get(struct cm_store *store, struct cm_bytes key, struct cm_buf *buf, struct cm_value *value,
+                 uint64_t *version, uint64_t *expires_ms) {
+    struct cm_found found;
+    int err = bad_key(key) ? CM_E_NOTFOUND
+                           : cm_table_get(store->participant, cm_table_key(store->participant->segment, key),
+                                          value ? buf : NULL, &found);
+    if (!err && expired(store, found.expires_ms))
+        err = CM_E_NOTFOUND;
+    if (version)
+        *version = err ? 0 : found.version;
+    if (err)
+        return err;
+    if (value && cm_kind_is_number(found.kind))
+        *value = (struct cm_value){.is_number = true, .number = number_of(found.kind, found.number)};
+    else if (value)
+        *value = (struct cm_value){.bytes = cm_buf_view(buf)};
+    if (expires_ms)
+        *expires_ms = found.expires_ms;
+    return 0;
+}
+
+int cm_store_remove(struct cm_store *store, struct cm_bytes key_bytes, const struct cm_change *change,
+                    uint64_t *version) {
+    *version = 0;
+    struct cm_key key = cm_table_key(store->participant->segment, key_bytes);
+    struct cm_section section;
+    struct cm_place place;
+    cm_table_enter(store->participant, key.hash, &section);
+    bool alive = find(store, &section, key, &place);
+    int err = 0;
+    if (change->if_version && change->version != (alive ? cm_record_version(place.record) : 0))
+        err = CM_E_CONFLICT;
+    if (!err && alive)
+        *version = cm_table_unlink(store->participant, &section, &place);
+    else
+        cm_section_leave(&section);
+    return err;
+}
+
+/* Under a key so long that the number lies in fragments: read, add, and set if nobody got in between. */
+static int increment_bytes(struct cm_store *store, struct cm_bytes key, struct cm_number delta,
+                           struct cm_number initial, uint64_t expires_ms, struct cm_number *sum,
+                           uint64_t *version) {
+    struct cm_buf buf = {0};
+    int err = CM_E_CONFLICT;
+    for (int i = 0; err == CM_E_CONFLICT && i < CONFLICT_TRIES; i++) {
+        struct cm_value value;
+        struct cm_change change = {.if_version = true, .keep_expiry = true, .expires_ms = expires_ms};
+        err = cm_store_get(store, key, &buf, &value, &change.version, NULL);
+        struct cm_number base = initial;
+        if (!err)
+            err = cm_number_decode(value.bytes, &base);
+        else if (err == CM_E_NOTFOUND)
+            err = 0;
+        if (!err)
+            err = cm_number_add(base, delta, sum);
+        if (!err)
+            err = cm_store_set(store, key, &(struct cm_value){.is_number = true, .number = *sum}, &change,
+                               version);
+    }
+    cm_buf_deinit(&buf);
+    return err;
+}
+
+int cm_store_increment(struct cm_store *store, struct cm_bytes key_bytes, struct cm_number delta,
+                       struct cm_number initial, uint64_t expires_ms, struct cm_number *sum,
+                       uint64_t *version) {
+    if (bad_key(key_bytes))
+        return CM_E_BADVALUE;
+    if (!is_slot(store, key_bytes))
+        return increment_bytes(store, key_bytes, delta, initial, expires_ms, sum, version);
+    struct cm_participant *participant = store->participant;
+    struct cm_key key = cm_table_key(participant->segment, key_bytes);
+    uint64_t offset = 0; /* of a new entry, once one has turned out to be needed */
+    for (;;) {
+        struct cm_section section;
+        struct cm_place place;
+        cm_table_enter(participant, key.hash, &section);
+        bool alive = find(store, &section, key, &place);
+        struct cm_number base = initial;
+        int err = 0;
+        if (alive && cm_kind_is_number(place.shape.kind))
+            base = number_of(place.shape.kind, cm_record_number(place.record));
+        else if (alive)
+            err = CM_E_BADVALUE;
+        if (!err)
+            err = cm_number_add(base, delta, sum);
+        if (!err && alive && place.shape.kind == kind_of(*sum)) {
+            *version = cm_table_store_number(participant, &section, &place, bits_of(*sum),
+                                             cm_record_expiry(place.record));
+        } else if (!err && offset) {
+            struct cm_record *record = cm_record_at(participant->segment, offset);
+            cm_record_set_number(record, kind_of(*sum), bits_of(*sum));
+            cm_record_set_expiry(record, alive ? cm_record_expiry(place.record) : expires_ms);
+            *version = cm_table_link(participant, &section, &place, offset);
+            cm_append_commit(participant);
+            return 0;
+        } else {
+            cm_section_leave(&section);
+            struct cm_pair pair = {key_bytes, {.is_number = true, .number = *sum}};
+            if (!err && (err = append(store, &pair, 1, 0, &offset)) == 0)
+                continue;
+            if (!offset)
+                return err;
+        }
+        if (offset)
+            cm_append_rewind(participant);
+        return err;
+    }
+}
+
+int cm_store_expire(struct cm_store *store, struct cm_bytes key_bytes, uint64_t expires_ms) {
+    struct cm_key key = cm_table_key(store->participant->segment, key_bytes);
+    struct cm_section section;
+    struct cm_place place;
+    cm_table_enter(store->participant, key.hash, &section);
+    if (!find(store, &section, key, &place)) {
+        cm_section_leave(&section);
+        return CM_E_NOTFOUND;
+    }
+    cm_table_store_expiry(store->participant, &section, &place, expires_ms);
     return 0;
 }
 
 /* --- walks --- */
 
-struct walk {
+/* Takes one step and gives the living entries' keys to `visit`. 0, CM_E_NOMEMORY, or what visit returned. */
+static int walk_step(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, cm_store_key_fn visit,
+                     void *data) {
+    cm_buf_reset(&store->listing, LISTING_KEEP_BYTES);
+    int err = cm_table_walk(store->participant, prefix, cursor, &store->listing);
+    int stop = 0;
+    for (size_t at = 0; !err && at < store->listing.len;) {
+        const struct cm_listed *listed = (const struct cm_listed *)(const void *)(store->listing.data + at);
+        at += sizeof *listed + cm_words(listed->key_len);
+        if (!expired(store, listed->expires_ms))
+            stop |= visit(data, (struct cm_bytes){listed->key, listed->key_len});
+    }
+    return err ? err : stop;
+}
+
+int cm_store_keys(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, unsigned steps,
+                  cm_store_key_fn visit, void *data) {
+    for (unsigned i = 0; i < steps; i++) {
+        int result = walk_step(store, prefix, cursor, visit, data);
+        if (result || *cursor == 0)
+            return result < 0 ? result : 0;
+    }
+    return 0;
+}
+
+struct clearing {
     struct cm_store *store;
-    struct cm_bytes prefix;
-    uint64_t now_ms;
-    cm_store_key_fn visit; /* NULL: remove */
+    cm_store_spare_fn spare;
     void *data;
-    int stop;
-    uint64_t until;
     uint64_t removed;
 };
 
-static enum cm_visit visit_entry(void *data, struct cm_entry *entry) {
-    struct walk *walk = data;
-    if (entry->key_len < walk->prefix.len ||
-        (walk->prefix.len && memcmp(entry->bytes, walk->prefix.data, walk->prefix.len) != 0))
-        return CM_VISIT_KEEP;
-    bool dead = expired(entry, walk->now_ms);
-    if (walk->visit) {
-        if (!dead)
-            walk->stop |= walk->visit(walk->data, key_of(entry));
-        return CM_VISIT_KEEP;
-    }
-    if (!dead && entry->version > walk->until)
-        return CM_VISIT_KEEP;
-    if (!dead) {
-        walk->removed++;
-        walk->store->version++;
-    }
-    account_out(walk->store, entry);
-    free(entry);
-    return CM_VISIT_REMOVE;
+static int clear_key(void *data, struct cm_bytes key) {
+    struct clearing *clearing = data;
+    if (clearing->spare && clearing->spare(clearing->data, key))
+        return 0;
+    uint64_t version;
+    cm_store_remove(clearing->store, key, &(struct cm_change){0}, &version);
+    clearing->removed += version != 0;
+    return 0;
 }
 
-bool cm_store_keys(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, unsigned steps,
-                   uint64_t now_ms, cm_store_key_fn visit, void *data) {
-    struct walk walk = {.store = store, .prefix = prefix, .now_ms = now_ms, .visit = visit, .data = data};
-    bool more = true;
-    for (unsigned i = 0; more && !walk.stop && i < steps; i++)
-        more = cm_table_walk(&store->table, cursor, visit_entry, &walk);
-    return more;
-}
-
-bool cm_store_clear(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, uint64_t *until,
-                    unsigned steps, uint64_t now_ms, uint64_t *removed) {
-    if (*until == 0)
-        *until = store->version;
-    struct walk walk = {.store = store, .prefix = prefix, .now_ms = now_ms, .until = *until};
-    bool more = true;
-    for (unsigned i = 0; more && i < steps; i++)
-        more = cm_table_walk(&store->table, cursor, visit_entry, &walk);
-    *removed = walk.removed;
-    return more;
-}
-
-size_t cm_store_sweep(struct cm_store *store, size_t most, uint64_t now_ms) {
-    size_t swept = 0;
-    for (; swept < most; swept++) {
-        struct cm_entry *entry = cm_expiry_first(&store->expiry);
-        if (!entry || !expired(entry, now_ms))
-            break;
-        uint64_t hash;
-        free(unlink_entry(store, cm_table_find(&store->table, key_of(entry), &hash)));
-    }
-    return swept;
+int cm_store_clear(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, unsigned steps,
+                   cm_store_spare_fn spare, void *data, uint64_t *removed) {
+    struct clearing clearing = {store, spare, data, 0};
+    int err = cm_store_keys(store, prefix, cursor, steps, clear_key, &clearing);
+    *removed += clearing.removed;
+    return err;
 }
 
 void cm_store_stats(const struct cm_store *store, struct cm_store_stats *stats) {
-    *stats = (struct cm_store_stats){store->table.entries, store->used_bytes, store->limit_bytes};
+    struct cm_segment *segment = store->participant->segment;
+    struct cm_chunk_census census;
+    cm_chunk_count(segment, &census);
+    *stats =
+        (struct cm_store_stats){cm_table_entries(segment), census.live_bytes, cm_chunk_limit_bytes(segment)};
 }

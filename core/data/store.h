@@ -1,11 +1,12 @@
-/* The key-value store: bytes in, bytes out, a version for each change, and the time as an argument. This is
- * the narrow interface through which the master's handlers act for a process.
+/* The key-value store: bytes and numbers in, bytes and numbers out, a version for each change. Every process
+ * runs these functions on the same segment, each with a store of its own around its participant.
  *
- * The store belongs to the master's thread. Its memory is bounded by the limit it is made with: what would go
- * beyond fails with CM_E_NOMEMORY and changes nothing. Versions come from one counter, so a key's versions
- * grow for ever, across removal and re-creation. An expired entry is absent for every function, at once; the
- * sweep gives its memory back. What would store under a key of no or too many bytes fails with
- * CM_E_BADVALUE; such a key is absent. */
+ * What needs a referee is said by the functions that do: only the master can decide that the memory is full.
+ * For anybody else CM_E_NOMEMORY means: ask the master to do it. An expired entry is absent for every
+ * function, at once. A key's versions grow for ever, across removal and re-creation; versions of different
+ * keys do not compare. What would store under a key of no or too many bytes fails with CM_E_BADVALUE; such a
+ * key is absent. Nothing here waits, but for another process in the same group: a few hundred instructions,
+ * or up to a second where that process has been stopped in the midst of them. */
 #ifndef CM_DATA_STORE_H
 #define CM_DATA_STORE_H
 
@@ -17,7 +18,25 @@
 
 enum { CM_KEY_MAX_BYTES = 65535 };
 
-struct cm_store;
+struct cm_store {
+    struct cm_participant *participant;
+    uint64_t (*clock_ms)(void); /* cm_clock_ms but in tests; read when an expiry is met */
+    /* The master's: cleans until there is room for so many bytes, in the place of so many; 0 or
+     * CM_E_NOMEMORY. NULL for all others. */
+    int (*make_room)(void *data, uint64_t bytes, uint64_t freed_bytes);
+    void *data;
+    struct cm_buf listing; /* of a walk */
+};
+
+void cm_store_init(struct cm_store *store, struct cm_participant *participant);
+void cm_store_deinit(struct cm_store *store);
+
+/* A number, or bytes. */
+struct cm_value {
+    bool is_number;
+    struct cm_number number;
+    struct cm_bytes bytes;
+};
 
 /* The conditions of a change, and what becomes of the expiry. Zeroed: none, and never. */
 struct cm_change {
@@ -26,62 +45,58 @@ struct cm_change {
     bool if_version;     /* else CM_E_CONFLICT */
     uint64_t version;    /* that it must have; 0: it must be absent */
     bool keep_expiry;    /* an entry that is there keeps its own */
-    uint64_t expires_ms; /* of cm_clock_ms; 0: never */
+    uint64_t expires_ms; /* of the clock; 0: never */
 };
-
-/* An empty store for at most memory_bytes of entries. 0 or CM_E_NOMEMORY. */
-int cm_store_new(uint64_t memory_bytes, struct cm_store **store);
-void cm_store_free(struct cm_store *store);
 
 /* Stores a copy of the value under a copy of the key, and gives the new version. 0; a failed condition's
- * code; CM_E_TOOLARGE for a value over 4 GiB; CM_E_NOMEMORY. The old value is kept then. */
-int cm_store_set(struct cm_store *store, struct cm_bytes key, struct cm_bytes value,
-                 const struct cm_change *change, uint64_t now_ms, uint64_t *version);
+ * code; CM_E_TOOLARGE for a value of 4 GiB or more; CM_E_NOMEMORY. The old value is kept then. */
+int cm_store_set(struct cm_store *store, struct cm_bytes key, const struct cm_value *value,
+                 const struct cm_change *change, uint64_t *version);
 
-/* Stores all of the pairs, or none. A key that comes twice has its last value. 0, or as cm_store_set. */
+/* Stores all of the pairs, or none; readers may see part of it meanwhile. A key that comes twice has its last
+ * value. 0, or as cm_store_set. The master only. */
 struct cm_pair {
     struct cm_bytes key;
-    struct cm_bytes value;
+    struct cm_value value;
 };
-int cm_store_set_many(struct cm_store *store, const struct cm_pair *pairs, size_t count, uint64_t now_ms);
+int cm_store_set_many(struct cm_store *store, const struct cm_pair *pairs, size_t count);
 
-/* Gives a view of the value, valid until the store's next change, its version and its expiry; each
- * out-parameter may be NULL. 0, or CM_E_NOTFOUND with version 0. */
-int cm_store_get(struct cm_store *store, struct cm_bytes key, uint64_t now_ms, struct cm_bytes *value,
+/* Gives the value, its version and its expiry; each out-parameter may be NULL. Bytes are copied to the
+ * buffer, which is not needed without a value. 0; CM_E_NOTFOUND with version 0; CM_E_NOMEMORY where the
+ * buffer cannot grow. */
+int cm_store_get(struct cm_store *store, struct cm_bytes key, struct cm_buf *buf, struct cm_value *value,
                  uint64_t *version, uint64_t *expires_ms);
 
 /* Removes the entry and gives the version of that change, or 0 where there was none. 0, or CM_E_CONFLICT; of
- * the conditions only the version counts. */
+ * the conditions only the version counts. Needs no memory. */
 int cm_store_remove(struct cm_store *store, struct cm_bytes key, const struct cm_change *change,
-                    uint64_t now_ms, uint64_t *version);
+                    uint64_t *version);
 
 /* Adds to a number and gives the sum. Where there is nothing, `initial` is what is added to, and the expiry
  * is expires_ms; an entry that is there keeps its own. 0; CM_E_BADVALUE for a value that is no number, or a
- * sum of integers that is none; CM_E_NOMEMORY. */
+ * sum of integers that is none; CM_E_NOMEMORY; CM_E_CONFLICT under a long key (thousands of bytes), where
+ * others got in between a thousand times. */
 int cm_store_increment(struct cm_store *store, struct cm_bytes key, struct cm_number delta,
-                       struct cm_number initial, uint64_t expires_ms, uint64_t now_ms, struct cm_number *sum,
+                       struct cm_number initial, uint64_t expires_ms, struct cm_number *sum,
                        uint64_t *version);
 
-/* Changes the expiry, which takes no version. 0, CM_E_NOTFOUND or CM_E_NOMEMORY. */
-int cm_store_expire(struct cm_store *store, struct cm_bytes key, uint64_t expires_ms, uint64_t now_ms);
+/* Changes the expiry, which takes no version. 0 or CM_E_NOTFOUND. Needs no memory. */
+int cm_store_expire(struct cm_store *store, struct cm_bytes key, uint64_t expires_ms);
 
-/* A walk over all entries whose keys start with the prefix, in slices: at most `steps` of it, a few entries
- * each. The cursor is 0 at the beginning; an entry that is there from the beginning to the end is met exactly
- * once. Each returns whether there is more to come. */
+/* A walk over all entries whose keys start with the prefix, in slices: `steps` of it, a few entries each. The
+ * cursor is 0 at the beginning and again at the end; an entry that is there from the beginning to the end is
+ * met exactly once. 0, or CM_E_NOMEMORY with the cursor at what was not walked. */
 typedef int (*cm_store_key_fn)(void *data, struct cm_bytes key); /* 0: go on after this step */
-bool cm_store_keys(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, unsigned steps,
-                   uint64_t now_ms, cm_store_key_fn visit, void *data);
-/* Removes what is not newer than the version `until`, so that what is set after a walk began survives it. 0
- * stands for the newest version there is, and is replaced by it. */
-bool cm_store_clear(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, uint64_t *until,
-                    unsigned steps, uint64_t now_ms, uint64_t *removed);
-
-/* Removes at most `most` expired entries; how many were. */
-size_t cm_store_sweep(struct cm_store *store, size_t most, uint64_t now_ms);
+int cm_store_keys(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, unsigned steps,
+                  cm_store_key_fn visit, void *data);
+/* Removes them, but those that `spare` (or NULL) wants to stay; how many is added to *removed. */
+typedef bool (*cm_store_spare_fn)(void *data, struct cm_bytes key);
+int cm_store_clear(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, unsigned steps,
+                   cm_store_spare_fn spare, void *data, uint64_t *removed);
 
 struct cm_store_stats {
-    uint64_t entries; /* expired ones that were not swept yet included */
-    uint64_t used_bytes;
+    uint64_t entries;    /* expired ones that were not swept yet included */
+    uint64_t used_bytes; /* of entries, with what belongs to them */
     uint64_t limit_bytes;
 };
 void cm_store_stats(const struct cm_store *store, struct cm_store_stats *stats);

@@ -4,105 +4,371 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/hash.h"
+#include "memory/chunk.h"
 
-enum { FIRST_CHAINS = 64 };
+enum {
+    TRIES = 8,           /* of a reader, before it takes the group */
+    STEPS = 256,         /* along a chain, before a reader doubts that it has an end */
+    COPIED_BYTES = 4096, /* a longer value is copied under hazards instead of being checked afterwards */
+    RING_INSERTS = 256,  /* between two hints to the master that the table may have to grow */
+};
 
-int cm_table_init(struct cm_table *table) {
-    *table = (struct cm_table){.chain_count = FIRST_CHAINS,
-                               .chain_room = FIRST_CHAINS,
-                               .mask = FIRST_CHAINS - 1,
-                               .seed = cm_hash_seed()};
-    table->chains = calloc(FIRST_CHAINS, sizeof *table->chains);
-    return table->chains ? 0 : CM_E_NOMEMORY;
+struct cm_key cm_table_key(const struct cm_segment *segment, struct cm_bytes bytes) {
+    return (struct cm_key){bytes, cm_hash(bytes, segment->layout.hash_seed)};
 }
 
-void cm_table_deinit(struct cm_table *table) {
-    for (size_t i = 0; table->chains && i < table->chain_count; i++)
-        while (table->chains[i])
-            free(cm_table_unlink(table, &table->chains[i]));
-    free(table->chains);
-    *table = (struct cm_table){0};
+/* --- where a hash is --- */
+
+/* The smallest 2^n - 1 that is not below groups - 1. */
+static uint32_t mask_of(uint32_t groups) {
+    return UINT32_MAX >> __builtin_clz(groups - 1);
 }
 
-static struct cm_entry **chain_of(struct cm_table *table, uint64_t hash) {
-    size_t index = hash & table->mask;
-    /* That chain has not been split off its parent yet. */
-    if (index >= table->chain_count)
-        index &= table->mask >> 1;
-    return &table->chains[index];
+static uint32_t index_in(uint32_t groups, uint64_t hash) {
+    uint32_t mask = mask_of(groups);
+    uint32_t index = (uint32_t)hash & mask;
+    return index < groups ? index : index & mask >> 1;
 }
 
-struct cm_entry **cm_table_find(struct cm_table *table, struct cm_bytes key, uint64_t *hash) {
-    *hash = cm_hash(key, table->seed);
-    for (struct cm_entry **link = chain_of(table, *hash); *link; link = &(*link)->next)
-        if ((*link)->hash == *hash && (*link)->key_len == key.len &&
-            memcmp((*link)->bytes, key.data, key.len) == 0)
-            return link;
-    return NULL;
+/* Acquire: who sees the number sees the groups below it as the split left them. Bounded, because it comes
+ * from the segment. */
+static uint32_t load_groups(const struct cm_segment *segment) {
+    uint32_t groups = atomic_load_explicit(&segment->header->groups, memory_order_acquire);
+    return groups <= segment->layout.groups_most && groups > 1 ? groups : 2;
 }
 
-/* Makes room for one chain more. Whether there is. */
-static bool make_room(struct cm_table *table) {
-    if (table->chain_count < table->chain_room)
-        return true;
-    if (table->chain_room > SIZE_MAX / 2 / sizeof *table->chains)
-        return false;
-    struct cm_entry **chains = realloc(table->chains, table->chain_room * 2 * sizeof *chains);
-    if (!chains)
-        return false;
-    table->chains = chains;
-    table->chain_room *= 2;
-    return true;
+static uint32_t index_of(const struct cm_segment *segment, uint64_t hash) {
+    return index_in(load_groups(segment), hash);
 }
 
-/* Splits the next chain in turn: what hashes to the new last chain moves there. */
-static void grow(struct cm_table *table) {
-    if (!make_room(table))
-        return;
-    size_t child = table->chain_count++;
-    if (child > table->mask)
-        table->mask = table->mask * 2 + 1;
-    table->chains[child] = NULL;
-    for (struct cm_entry **link = &table->chains[child & table->mask >> 1]; *link;) {
-        struct cm_entry *entry = *link;
-        if ((entry->hash & table->mask) != child) {
-            link = &entry->next;
-            continue;
+static _Atomic uint64_t *chain_of(struct cm_group *group, uint64_t hash) {
+    return &group->chains[(hash >> 48) * CM_GROUP_CHAINS >> 16];
+}
+
+static uint64_t load(const _Atomic uint64_t *word) {
+    return atomic_load_explicit((_Atomic uint64_t *)word, memory_order_relaxed);
+}
+
+static void store(_Atomic uint64_t *word, uint64_t value) {
+    atomic_store_explicit(word, value, memory_order_relaxed);
+}
+
+/* --- looking along a chain --- */
+
+enum look { LOOK_FOUND, LOOK_ABSENT, LOOK_LOST };
+
+/* Links are loaded with acquire: who links a record (release) has written it before. A reader may be led
+ * astray by a chunk that is being used anew; then it comes to an offset that is none, or goes too far, and
+ * the sequence tells. */
+static enum look look(const struct cm_segment *segment, struct cm_group *group, struct cm_key key,
+                      unsigned steps, struct cm_place *place) {
+    place->link = chain_of(group, key.hash);
+    for (; steps; steps--) {
+        uint64_t offset = atomic_load_explicit(place->link, memory_order_acquire);
+        place->record = NULL;
+        if (!offset)
+            return LOOK_ABSENT;
+        struct cm_record *record = cm_record_at(segment, offset);
+        if (!record)
+            return LOOK_LOST;
+        if (load(&record->hash) == key.hash) {
+            place->shape = cm_record_shape(record);
+            if (cm_record_has_key(segment, offset, place->shape, key.bytes)) {
+                place->record = record;
+                place->offset = offset;
+                return LOOK_FOUND;
+            }
         }
-        *link = entry->next;
-        entry->next = table->chains[child];
-        table->chains[child] = entry;
+        place->link = &record->next;
+    }
+    return LOOK_LOST;
+}
+
+bool cm_table_find(struct cm_participant *participant, const struct cm_section *section, struct cm_key key,
+                   struct cm_place *place) {
+    if (look(participant->segment, section->group, key, UINT32_MAX, place) == LOOK_FOUND)
+        return true;
+    /* A new entry becomes the chain's first. */
+    *place = (struct cm_place){.link = chain_of(section->group, key.hash)};
+    return false;
+}
+
+/* --- reading --- */
+
+/* Whether the sequence is what it was. The fence: what has been copied (relaxed) was loaded before this load;
+ * and if any of it came from a writer behind a later sequence, that sequence is seen here. */
+static bool unchanged(const struct cm_group *group, uint64_t sequence) {
+    atomic_thread_fence(memory_order_acquire);
+    return cm_word_sequence(load(&group->word)) == sequence;
+}
+
+static void note_found(const struct cm_place *place, struct cm_found *found) {
+    enum cm_kind kind = place->shape.kind;
+    *found = (struct cm_found){.kind = kind == CM_KIND_LONG ? CM_KIND_BYTES : kind,
+                               .version = load(&place->record->version),
+                               .expires_ms = load(&place->record->expires_ms),
+                               .value_len = place->shape.value_len};
+    if (cm_kind_is_number(kind))
+        found->number = load(place->record->payload);
+}
+
+/* --- long values: copied at leisure, while hazards name their chunks --- */
+
+/* Room for the fragments' offsets: at least one more. */
+static int grow_pieces(struct cm_participant *participant) {
+    size_t room = participant->pieces_room ? participant->pieces_room * 2 : 64;
+    uint64_t *pieces = realloc(participant->pieces, room * sizeof *pieces);
+    if (!pieces)
+        return CM_E_NOMEMORY;
+    participant->pieces = pieces;
+    participant->pieces_room = room;
+    return 0;
+}
+
+/* Names every chunk that the value lies in, and lists its fragments: their links change when the cleaner
+ * moves one, to chunks that are not named; where they were they stay whole. CM_E_CONFLICT where the links
+ * lead nowhere; CM_E_NOMEMORY where the list is full and may not grow. */
+static int name_pieces(struct cm_participant *participant, const struct cm_place *place,
+                       const struct cm_group *group, uint64_t sequence, size_t *count) {
+    const struct cm_segment *segment = participant->segment;
+    cm_hazard_set(participant, (uint32_t)cm_segment_chunk_of(segment, place->offset));
+    *count = 0;
+    struct cm_payload payload;
+    if (place->shape.kind != CM_KIND_LONG)
+        return 0;
+    if (!cm_payload_open(&payload, segment, place->offset))
+        return CM_E_CONFLICT;
+    for (uint64_t left = cm_words(place->shape.key_len) + cm_words(place->shape.value_len);;) {
+        cm_hazard_set(participant, (uint32_t)cm_segment_chunk_of(segment, payload.at));
+        /* A look at the sequence, since stale links may lead in a circle. */
+        if (*count == participant->pieces_room && group && !unchanged(group, sequence))
+            return CM_E_CONFLICT;
+        if (*count == participant->pieces_room && (!group || grow_pieces(participant)))
+            return CM_E_NOMEMORY;
+        participant->pieces[(*count)++] = payload.at;
+        uint64_t piece = cm_words(payload.left);
+        if (piece >= left)
+            return 0;
+        left -= piece;
+        if (!cm_payload_read(&payload, NULL, piece) || !cm_payload_more(&payload))
+            return CM_E_CONFLICT;
     }
 }
 
-void cm_table_insert(struct cm_table *table, struct cm_entry *entry) {
-    if (table->entries >= table->chain_count)
-        grow(table);
-    struct cm_entry **chain = chain_of(table, entry->hash);
-    entry->next = *chain;
-    *chain = entry;
-    table->entries++;
+static int reserve_value(const struct cm_place *place, struct cm_buf *value) {
+    value->len = 0;
+    int err = cm_buf_reserve(value, cm_words(place->shape.value_len));
+    if (!err)
+        value->len = place->shape.value_len;
+    return err;
 }
 
-struct cm_entry *cm_table_unlink(struct cm_table *table, struct cm_entry **link) {
-    struct cm_entry *entry = *link;
-    *link = entry->next;
-    table->entries--;
-    return entry;
+/* CM_E_CONFLICT where it is not there, or not whole. */
+static int copy_value(const struct cm_segment *segment, const struct cm_place *place, struct cm_buf *value) {
+    int err = reserve_value(place, value);
+    if (!err && !cm_record_read_value(segment, place->offset, place->shape, value->data))
+        err = CM_E_CONFLICT;
+    return err;
 }
 
-/* Visits a chain. */
-static void visit_chain(struct cm_table *table, struct cm_entry **link, cm_table_visit_fn visit, void *data) {
-    while (*link) {
-        struct cm_entry *entry = *link;
-        struct cm_entry *next = entry->next;
-        if (visit(data, entry) == CM_VISIT_KEEP) {
-            link = &entry->next;
-        } else {
-            *link = next;
-            table->entries--;
-        }
+/* Copies what name_pieces has named. */
+static int copy_named(struct cm_participant *participant, const struct cm_place *place, size_t count,
+                      struct cm_buf *value) {
+    if (place->shape.kind != CM_KIND_LONG)
+        return copy_value(participant->segment, place, value);
+    int err = reserve_value(place, value);
+    uint8_t *to = value->data;
+    uint64_t skip = cm_words(place->shape.key_len);
+    uint64_t left = cm_words(place->shape.value_len);
+    for (size_t i = 0; !err && i < count; i++) {
+        struct cm_payload payload;
+        if (!cm_payload_open_fragment(&payload, participant->segment, participant->pieces[i]))
+            return CM_E_CONFLICT;
+        uint64_t piece = cm_words(payload.left);
+        uint64_t skipped = piece < skip ? piece : skip;
+        uint64_t copied = piece - skipped < left ? piece - skipped : left;
+        cm_payload_read(&payload, NULL, skipped);
+        cm_payload_read(&payload, to, copied);
+        skip -= skipped;
+        left -= copied;
+        to += copied;
+    }
+    return err;
+}
+
+/* Copies a long value after what is `read` of the group under this sequence. The fence and the second look at
+ * the sequence are the reader's half of what core/memory/chunk's swap does. */
+static int copy_long(struct cm_participant *participant, const struct cm_group *group, uint64_t sequence,
+                     const struct cm_place *place, struct cm_buf *value) {
+    size_t count;
+    int err = name_pieces(participant, place, group, sequence, &count);
+    atomic_thread_fence(memory_order_seq_cst);
+    if (!unchanged(group, sequence))
+        err = CM_E_CONFLICT;
+    if (!err)
+        err = copy_named(participant, place, count, value);
+    cm_hazard_clear(participant);
+    return err;
+}
+
+/* One try: 0, CM_E_NOTFOUND, CM_E_NOMEMORY, or CM_E_CONFLICT to try again. */
+static int try_get(struct cm_participant *participant, struct cm_key key, struct cm_buf *value,
+                   struct cm_found *found) {
+    const struct cm_segment *segment = participant->segment;
+    if (value)
+        value->len = 0;
+    uint32_t index = index_of(segment, key.hash);
+    struct cm_group *group = &segment->groups[index];
+    /* Acquire: what is behind this sequence is seen by all loads that follow. */
+    uint64_t sequence = cm_word_sequence(atomic_load_explicit(&group->word, memory_order_acquire));
+    if (sequence & 1 || index_of(segment, key.hash) != index)
+        return CM_E_CONFLICT;
+    struct cm_place place;
+    enum look result = look(segment, group, key, STEPS, &place);
+    if (result == LOOK_LOST)
+        return CM_E_CONFLICT;
+    if (result == LOOK_ABSENT)
+        return unchanged(group, sequence) ? CM_E_NOTFOUND : CM_E_CONFLICT;
+    note_found(&place, found);
+    if (value && !cm_kind_is_number(place.shape.kind)) {
+        if (place.shape.value_len > COPIED_BYTES)
+            return copy_long(participant, group, sequence, &place, value);
+        int err = copy_value(segment, &place, value);
+        if (err)
+            return err;
+    }
+    return unchanged(group, sequence) ? 0 : CM_E_CONFLICT;
+}
+
+/* Reads as the group's owner; long values are copied after it has been left, under their hazards. `again`:
+ * there was no room to list a value's fragments, and there is more now. */
+static int get_as_owner(struct cm_participant *participant, struct cm_key key, struct cm_buf *value,
+                        struct cm_found *found, bool *again) {
+    *again = false;
+    if (value)
+        value->len = 0;
+    int err = value ? cm_buf_reserve(value, COPIED_BYTES) : 0;
+    if (err)
+        return err;
+    struct cm_section section;
+    struct cm_place place;
+    cm_table_enter(participant, key.hash, &section);
+    if (!cm_table_find(participant, &section, key, &place)) {
+        cm_section_leave(&section);
+        return CM_E_NOTFOUND;
+    }
+    note_found(&place, found);
+    bool copies = value && !cm_kind_is_number(place.shape.kind);
+    if (!copies || place.shape.value_len <= COPIED_BYTES) {
+        if (copies)
+            err = copy_value(participant->segment, &place, value);
+        cm_section_leave(&section);
+        return err;
+    }
+    size_t count;
+    err = name_pieces(participant, &place, NULL, 0, &count);
+    /* The hazards are seen before the group is free again, so before the value can be retired. */
+    atomic_thread_fence(memory_order_seq_cst);
+    cm_section_leave(&section);
+    if (err == CM_E_NOMEMORY) {
+        err = grow_pieces(participant);
+        *again = !err;
+    } else if (!err) {
+        err = copy_named(participant, &place, count, value);
+    }
+    cm_hazard_clear(participant);
+    return err;
+}
+
+int cm_table_get(struct cm_participant *participant, struct cm_key key, struct cm_buf *value,
+                 struct cm_found *found) {
+    for (participant->tries = 1; participant->tries <= TRIES; participant->tries++) {
+        int err = try_get(participant, key, value, found);
+        if (err != CM_E_CONFLICT)
+            return err;
+        cm_pause();
+    }
+    int err;
+    bool again;
+    do
+        err = get_as_owner(participant, key, value, found, &again);
+    while (again);
+    return err;
+}
+
+/* --- walking --- */
+
+static bool starts_with(const uint8_t *bytes, size_t len, struct cm_bytes prefix) {
+    return len >= prefix.len && (prefix.len == 0 || memcmp(bytes, prefix.data, prefix.len) == 0);
+}
+
+/* Appends what stands in one chain. `may_grow`: whether memory may be asked for. CM_E_CONFLICT where it leads
+ * nowhere; CM_E_NOMEMORY where there is no room. */
+static int list_chain(const struct cm_segment *segment, const _Atomic uint64_t *link, unsigned steps,
+                      struct cm_bytes prefix, bool may_grow, struct cm_buf *out) {
+    for (; steps; steps--) {
+        uint64_t offset = atomic_load_explicit((_Atomic uint64_t *)link, memory_order_acquire);
+        if (!offset)
+            return 0;
+        struct cm_record *record = cm_record_at(segment, offset);
+        if (!record)
+            return CM_E_CONFLICT;
+        struct cm_shape shape = cm_record_shape(record);
+        size_t len = sizeof(struct cm_listed) + cm_words(shape.key_len);
+        if (out->cap - out->len < len && (!may_grow || cm_buf_reserve(out, len)))
+            return CM_E_NOMEMORY;
+        struct cm_listed *listed = (struct cm_listed *)(void *)(out->data + out->len);
+        *listed = (struct cm_listed){load(&record->expires_ms), shape.key_len};
+        if (!cm_record_read_key(segment, offset, shape, listed->key))
+            return CM_E_CONFLICT;
+        if (starts_with(listed->key, shape.key_len, prefix))
+            out->len += len;
+        link = &record->next;
+    }
+    return CM_E_CONFLICT;
+}
+
+static int list_group(const struct cm_segment *segment, const struct cm_group *group, unsigned steps,
+                      struct cm_bytes prefix, bool may_grow, struct cm_buf *out) {
+    int err = 0;
+    for (int i = 0; !err && i < CM_GROUP_CHAINS; i++)
+        err = list_chain(segment, &group->chains[i], steps, prefix, may_grow, out);
+    return err;
+}
+
+/* Lists the group of that hash, and says how many groups there were. */
+static int try_walk(struct cm_participant *participant, struct cm_bytes prefix, uint64_t hash,
+                    uint32_t *groups, struct cm_buf *out) {
+    const struct cm_segment *segment = participant->segment;
+    uint32_t index = index_of(segment, hash);
+    const struct cm_group *group = &segment->groups[index];
+    uint64_t sequence = cm_word_sequence(atomic_load_explicit(&group->word, memory_order_acquire));
+    *groups = load_groups(segment);
+    if (sequence & 1 || index_in(*groups, hash) != index)
+        return CM_E_CONFLICT;
+    int err = list_group(segment, group, STEPS, prefix, true, out);
+    if (err)
+        return err;
+    return unchanged(group, sequence) ? 0 : CM_E_CONFLICT;
+}
+
+static int walk_as_owner(struct cm_participant *participant, struct cm_bytes prefix, uint64_t hash,
+                         uint32_t *groups, struct cm_buf *out) {
+    size_t before = out->len;
+    for (size_t room = COPIED_BYTES;; room *= 2) {
+        int err = cm_buf_reserve(out, room);
+        if (err)
+            return err;
+        struct cm_section section;
+        cm_table_enter(participant, hash, &section);
+        *groups = load_groups(participant->segment);
+        err = list_group(participant->segment, section.group, UINT32_MAX, prefix, false, out);
+        cm_section_leave(&section);
+        if (err != CM_E_NOMEMORY)
+            return err;
+        out->len = before;
     }
 }
 
@@ -113,14 +379,265 @@ static uint64_t reverse_bits(uint64_t value) {
     return (value >> 1 & UINT64_C(0x5555555555555555)) | (value & UINT64_C(0x5555555555555555)) << 1;
 }
 
-bool cm_table_walk(struct cm_table *table, uint64_t *cursor, cm_table_visit_fn visit, void *data) {
-    struct cm_entry **chain = chain_of(table, reverse_bits(*cursor));
-    /* How many bits of the hash the chain goes by: one less as long as it has not been split. */
-    size_t half = (table->mask >> 1) + 1;
-    size_t index = (size_t)(chain - table->chains);
-    size_t chains_alike = index < half && index + half >= table->chain_count ? half : 2 * half;
-    visit_chain(table, chain, visit, data);
-    uint64_t width = UINT64_MAX / chains_alike + 1;
+int cm_table_walk(struct cm_participant *participant, struct cm_bytes prefix, uint64_t *cursor,
+                  struct cm_buf *out) {
+    uint64_t hash = reverse_bits(*cursor);
+    uint32_t groups;
+    size_t before = out->len;
+    int err = CM_E_CONFLICT;
+    for (int i = 0; err == CM_E_CONFLICT && i < TRIES; i++) {
+        err = try_walk(participant, prefix, hash, &groups, out);
+        if (err)
+            out->len = before;
+    }
+    if (err == CM_E_CONFLICT)
+        err = walk_as_owner(participant, prefix, hash, &groups, out);
+    if (err)
+        return err;
+    /* How many bits of the hash the group goes by: one less as long as it has not been split. */
+    uint64_t half = (uint64_t)(mask_of(groups) >> 1) + 1;
+    uint64_t index = index_in(groups, hash);
+    uint64_t groups_alike = index < half && index + half >= groups ? half : 2 * half;
+    uint64_t width = UINT64_MAX / groups_alike + 1;
     *cursor = (*cursor & ~(width - 1)) + width;
-    return *cursor != 0;
+    return 0;
+}
+
+uint64_t cm_table_entries(const struct cm_segment *segment) {
+    int64_t entries = 0;
+    for (uint32_t id = CM_MASTER_SEAT; id <= segment->layout.seats; id++)
+        entries += atomic_load_explicit(&cm_segment_seat(segment, id)->entries, memory_order_relaxed);
+    return entries > 0 ? (uint64_t)entries : 0;
+}
+
+/* --- writing --- */
+
+void cm_table_enter(struct cm_participant *participant, uint64_t hash, struct cm_section *section) {
+    for (;;) {
+        uint32_t index = index_of(participant->segment, hash);
+        cm_section_enter(participant, index, section);
+        /* Loaded again now that no split can touch this group: the swap acquired what the last one left. */
+        if (index_of(participant->segment, hash) == index)
+            return;
+        cm_section_leave(section);
+    }
+}
+
+bool cm_table_try(struct cm_participant *participant, uint64_t hash, struct cm_section *section) {
+    for (;;) {
+        uint32_t index = index_of(participant->segment, hash);
+        if (!cm_section_try(participant, index, section))
+            return false;
+        if (index_of(participant->segment, hash) == index)
+            return true;
+        cm_section_leave(section);
+    }
+}
+
+static void count_entry(struct cm_participant *participant, int change) {
+    _Atomic int64_t *entries = &participant->seat->entries;
+    /* Only this participant writes it. */
+    atomic_store_explicit(entries, atomic_load_explicit(entries, memory_order_relaxed) + change,
+                          memory_order_relaxed);
+}
+
+/* `retiring` names a record from before it is unlinked until its bytes have left their chunk's count: if this
+ * process dies meanwhile, that chunk is cleaned, and so are those of the fragments from `retiring_rest` on,
+ * which have not been given up, so their links still hold. Release: in this order, for whoever looks after
+ * the process has ended. */
+static void begin_retiring(struct cm_participant *participant, const struct cm_place *place) {
+    if (!place->record)
+        return;
+    uint64_t rest = place->shape.kind == CM_KIND_LONG ? load(place->record->payload) : 0;
+    atomic_store_explicit(&participant->seat->retiring_rest, rest, memory_order_release);
+    atomic_store_explicit(&participant->seat->retiring, place->offset, memory_order_release);
+}
+
+static void retire(struct cm_participant *participant, const struct cm_place *place) {
+    struct cm_segment *segment = participant->segment;
+    struct cm_seat *seat = participant->seat;
+    uint64_t rest = place->shape.kind == CM_KIND_LONG ? load(place->record->payload) : 0;
+    CM_FAULT("before-retiring");
+    cm_chunk_release(segment, place->offset, (uint32_t)cm_shape_bytes(place->shape));
+    while (rest) {
+        uint64_t offset = rest;
+        struct cm_record *fragment = cm_record_at(segment, offset);
+        if (!fragment)
+            break;
+        atomic_store_explicit(&seat->retiring, offset, memory_order_release);
+        rest = load(&fragment->next);
+        uint32_t len_bytes = (uint32_t)cm_shape_bytes(cm_record_shape(fragment));
+        atomic_store_explicit(&seat->retiring_rest, rest, memory_order_release);
+        CM_FAULT("retiring-fragment");
+        cm_chunk_release(segment, offset, len_bytes);
+    }
+    CM_FAULT("retired");
+    atomic_store_explicit(&seat->retiring, 0, memory_order_release);
+}
+
+/* Before an expiry counts, in case this process dies in between, and again after: the sweep may have looked
+ * at the record between the two, and found nothing. */
+static void note_expiry(struct cm_participant *participant, uint64_t offset, uint64_t expires_ms) {
+    if (expires_ms)
+        cm_chunk_note_expiry(participant->segment, offset, expires_ms);
+}
+
+uint64_t cm_table_link(struct cm_participant *participant, struct cm_section *section,
+                       const struct cm_place *place, uint64_t offset) {
+    struct cm_record *record = cm_record_at(participant->segment, offset);
+    store(&record->version, section->sequence + 2);
+    store(&record->next, load(place->record ? &place->record->next : place->link));
+    uint64_t expires_ms = load(&record->expires_ms);
+    note_expiry(participant, offset, expires_ms);
+    begin_retiring(participant, place);
+    CM_FAULT("before-publish");
+    /* Release: who follows the link (acquire) sees the record whole. */
+    atomic_store_explicit(place->link, offset, memory_order_release);
+    CM_FAULT("after-publish");
+    note_expiry(participant, offset, expires_ms);
+    cm_section_publish(participant, section);
+    if (place->record) {
+        retire(participant, place);
+    } else {
+        count_entry(participant, 1);
+        participant->inserts++;
+    }
+    cm_section_leave(section);
+    if (participant->inserts >= RING_INSERTS) {
+        participant->inserts = 0;
+        cm_participant_ring(participant);
+    }
+    return section->sequence;
+}
+
+uint64_t cm_table_unlink(struct cm_participant *participant, struct cm_section *section,
+                         const struct cm_place *place) {
+    begin_retiring(participant, place);
+    CM_FAULT("before-unlink");
+    atomic_store_explicit(place->link, load(&place->record->next), memory_order_release);
+    CM_FAULT("after-unlink");
+    cm_section_publish(participant, section);
+    retire(participant, place);
+    count_entry(participant, -1);
+    cm_section_leave(section);
+    return section->sequence;
+}
+
+uint64_t cm_table_store_number(struct cm_participant *participant, struct cm_section *section,
+                               const struct cm_place *place, uint64_t bits, uint64_t expires_ms) {
+    bool expires_anew = expires_ms != load(&place->record->expires_ms);
+    if (expires_anew)
+        note_expiry(participant, place->offset, expires_ms);
+    cm_section_shut(participant, section);
+    CM_FAULT("number-shut");
+    store(&place->record->version, section->sequence + 2);
+    CM_FAULT("number-versioned");
+    store(place->record->payload, bits);
+    CM_FAULT("number-stored");
+    store(&place->record->expires_ms, expires_ms);
+    if (expires_anew)
+        note_expiry(participant, place->offset, expires_ms);
+    cm_section_publish(participant, section);
+    cm_section_leave(section);
+    return section->sequence;
+}
+
+void cm_table_store_expiry(struct cm_participant *participant, struct cm_section *section,
+                           const struct cm_place *place, uint64_t expires_ms) {
+    note_expiry(participant, place->offset, expires_ms);
+    CM_FAULT("expiry-noted");
+    store(&place->record->expires_ms, expires_ms);
+    note_expiry(participant, place->offset, expires_ms);
+    cm_section_leave(section);
+}
+
+/* --- records that move --- */
+
+_Atomic uint64_t *cm_table_link_to(struct cm_participant *participant, const struct cm_section *section,
+                                   uint64_t hash, uint64_t offset) {
+    const struct cm_segment *segment = participant->segment;
+    _Atomic uint64_t *link = chain_of(section->group, hash);
+    while (load(link) && load(link) != offset) {
+        struct cm_record *record = cm_record_at(segment, load(link));
+        if (!record)
+            return NULL;
+        if (load(&record->hash) == hash && cm_record_shape(record).kind == CM_KIND_LONG) {
+            _Atomic uint64_t *piece = record->payload;
+            struct cm_record *fragment;
+            while (load(piece) && load(piece) != offset && (fragment = cm_record_at(segment, load(piece))))
+                piece = &fragment->next;
+            if (load(piece) == offset)
+                return piece;
+        }
+        link = &record->next;
+    }
+    return load(link) ? link : NULL;
+}
+
+void cm_table_relink(struct cm_participant *participant, struct cm_section *section, _Atomic uint64_t *link,
+                     uint64_t from, uint64_t to, uint32_t len_bytes) {
+    /* As in cm_table_link; the sequence moves on because readers of the old place must notice when it is used
+     * anew. */
+    atomic_store_explicit(link, to, memory_order_release);
+    cm_section_publish(participant, section);
+    cm_chunk_release(participant->segment, from, len_bytes);
+    cm_section_leave(section);
+}
+
+/* --- growth --- */
+
+/* Deals a chain's entries out to itself and to the child's, in their order. Both groups are shut. */
+static void deal(const struct cm_segment *segment, _Atomic uint64_t *parent, _Atomic uint64_t *child,
+                 uint32_t mask, uint32_t child_index) {
+    for (uint64_t offset = load(parent); offset;) {
+        struct cm_record *record = cm_record_at(segment, offset);
+        if (!record)
+            break;
+        uint64_t next = load(&record->next);
+        _Atomic uint64_t **tail = ((uint32_t)load(&record->hash) & mask) == child_index ? &child : &parent;
+        store(*tail, offset);
+        *tail = &record->next;
+        offset = next;
+    }
+    store(parent, 0);
+    store(child, 0);
+}
+
+static bool split(struct cm_participant *master) {
+    struct cm_segment *segment = master->segment;
+    uint32_t groups = load_groups(segment);
+    if (groups >= segment->layout.groups_most)
+        return false;
+    uint64_t at = segment->layout.groups_at + (uint64_t)groups * sizeof(struct cm_group);
+    uint64_t end =
+        segment->layout.groups_at + (uint64_t)segment->layout.groups_most * sizeof(struct cm_group);
+    uint64_t len = CM_GROUPS_BACKED * sizeof(struct cm_group);
+    /* Before the section: there is no waiting in it. The first groups came with the segment. */
+    if (groups % CM_GROUPS_BACKED == 0 && cm_segment_back(segment, at, len < end - at ? len : end - at))
+        return false;
+    uint32_t mask = mask_of(groups + 1);
+    struct cm_section section;
+    if (!cm_section_try(master, groups & mask >> 1, &section))
+        return false;
+    struct cm_group *child = &segment->groups[groups];
+    cm_section_shut(master, &section);
+    store(&child->word, cm_word(section.sequence + 1, master->id));
+    for (int i = 0; i < CM_GROUP_CHAINS; i++)
+        deal(segment, &section.group->chains[i], &child->chains[i], mask, groups);
+    /* Release: who loads the number sees the child shut at least; who loads either even sequence behind it
+     * sees the number too. */
+    atomic_store_explicit(&segment->header->groups, groups + 1, memory_order_release);
+    atomic_store_explicit(&child->word, cm_word(section.sequence + 2, 0), memory_order_release);
+    cm_section_publish(master, &section);
+    cm_section_leave(&section);
+    return true;
+}
+
+bool cm_table_grow(struct cm_participant *master, unsigned most) {
+    uint64_t entries = cm_table_entries(master->segment);
+    for (unsigned i = 0; i < most; i++) {
+        if (entries <= (uint64_t)load_groups(master->segment) * CM_GROUP_CHAINS || !split(master))
+            return false;
+    }
+    return true;
 }

@@ -1,61 +1,95 @@
-/* A hash table of entries by key, in the memory of one process, grown by linear hashing: one chain is split
- * for each insert that finds the table full, so no insert waits for all the others to move. It links entries
- * and owns none of them. After W. Litwin, "Linear hashing: a new tool for file and table addressing", VLDB
- * 1980. */
+/* The table: entries by key, in groups of chains, grown by linear hashing (W. Litwin, "Linear hashing: a new
+ * tool for file and table addressing", VLDB 1980), one group at a time. Every process runs these functions on
+ * the same segment.
+ *
+ * Readers take no lock and write nothing: a group's sequence tells them afterwards whether what they copied
+ * was whole (a seqlock). After a few failures a reader takes the group as a writer does. Writers own one
+ * group at a time, for a few dozen instructions, and publish with one store. An entry's version is its
+ * group's sequence at publish; a split gives the child its parent's, so a key's versions grow for ever. */
 #ifndef CM_MEMORY_TABLE_H
 #define CM_MEMORY_TABLE_H
 
-#include <stdbool.h>
+#include "memory/participant.h"
+#include "memory/record.h"
 
-#include "base/buf.h"
-
-struct cm_entry {
-    struct cm_entry *next; /* the chain's, the table's business alone */
+struct cm_key {
+    struct cm_bytes bytes;
     uint64_t hash;
+};
+
+struct cm_key cm_table_key(const struct cm_segment *segment, struct cm_bytes bytes);
+
+/* What a read found. */
+struct cm_found {
+    enum cm_kind kind; /* CM_KIND_INTEGER, CM_KIND_FLOAT, else bytes */
+    uint64_t number;   /* its bits */
     uint64_t version;
-    uint64_t expires_ms; /* of cm_clock_ms; 0: never */
-    size_t expiry_place; /* core/data/expiry's business alone */
-    uint32_t key_len;
-    uint32_t value_len;
-    uint8_t bytes[]; /* the key, then the value */
+    uint64_t expires_ms; /* 0: never. Whether that is past is the caller's to see */
+    size_t value_len;
 };
 
-struct cm_table {
-    struct cm_entry **chains;
-    size_t chain_count;
-    size_t chain_room;
-    size_t mask; /* the smallest 2^n - 1 that is not below chain_count - 1 */
-    size_t entries;
-    uint64_t seed;
+/* Reads the entry of that key, expired or not, and copies a value that is no number to `value`, whose
+ * contents it replaces (NULL: no copy). 0, CM_E_NOTFOUND, or CM_E_NOMEMORY where the buffer cannot grow.
+ * Never waits, but for a group in the hands of who is writing all the time. */
+int cm_table_get(struct cm_participant *participant, struct cm_key key, struct cm_buf *value,
+                 struct cm_found *found);
+
+/* A walk over all entries, one group for each step, in the order of the hashes' reversed bits, in which a
+ * split only halves an interval: so an entry that is there from the beginning to the end is met exactly once.
+ * The cursor is 0 at the beginning, and again at the end; any number is one. Each step appends the entries
+ * whose keys start with the prefix to `out`. 0 or CM_E_NOMEMORY. */
+struct cm_listed {
+    uint64_t expires_ms;
+    uint64_t key_len;
+    uint8_t key[]; /* filled up to whole words; the next one follows */
+};
+int cm_table_walk(struct cm_participant *participant, struct cm_bytes prefix, uint64_t *cursor,
+                  struct cm_buf *out);
+
+/* Entries in all: exact when nobody is writing, and off by at most one for each death in a section. */
+uint64_t cm_table_entries(const struct cm_segment *segment);
+
+/* --- writing: all between enter and leave, by the owner --- */
+
+/* Where a key is, or would be. */
+struct cm_place {
+    _Atomic uint64_t *link;
+    struct cm_record *record; /* NULL: there is none */
+    uint64_t offset;
+    struct cm_shape shape;
 };
 
-/* 0 or CM_E_NOMEMORY. */
-int cm_table_init(struct cm_table *table);
-/* Frees the table and, with free(), each entry still linked. */
-void cm_table_deinit(struct cm_table *table);
+/* Owns the hash's group. */
+void cm_table_enter(struct cm_participant *participant, uint64_t hash, struct cm_section *section);
+/* As above, or false after a short spin. */
+bool cm_table_try(struct cm_participant *participant, uint64_t hash, struct cm_section *section);
+bool cm_table_find(struct cm_participant *participant, const struct cm_section *section, struct cm_key key,
+                   struct cm_place *place);
 
-/* The entry's link, for reading (*link) and for unlinking, valid until the next insert; or NULL. `hash` gets
- * what insert wants to know. */
-struct cm_entry **cm_table_find(struct cm_table *table, struct cm_bytes key, uint64_t *hash);
+/* Each of these makes one change visible, and leaves; they give the version of the change. */
+uint64_t cm_table_link(struct cm_participant *participant, struct cm_section *section,
+                       const struct cm_place *place, uint64_t offset);
+uint64_t cm_table_unlink(struct cm_participant *participant, struct cm_section *section,
+                         const struct cm_place *place);
+/* Of a number of the same kind. */
+uint64_t cm_table_store_number(struct cm_participant *participant, struct cm_section *section,
+                               const struct cm_place *place, uint64_t bits, uint64_t expires_ms);
+/* Takes no version. */
+void cm_table_store_expiry(struct cm_participant *participant, struct cm_section *section,
+                           const struct cm_place *place, uint64_t expires_ms);
 
-/* Links an entry whose key is not in the table; entry->hash is set. Grows the table when it is full; if there
- * is no memory for that the chains get longer instead. */
-void cm_table_insert(struct cm_table *table, struct cm_entry *entry);
+/* The link that leads to the record at that offset, an entry or a fragment of one, in the section of its
+ * hash's group; NULL where none does. */
+_Atomic uint64_t *cm_table_link_to(struct cm_participant *participant, const struct cm_section *section,
+                                   uint64_t hash, uint64_t offset);
+/* Puts a copy in the record's place. The version stays. Leaves. */
+void cm_table_relink(struct cm_participant *participant, struct cm_section *section, _Atomic uint64_t *link,
+                     uint64_t from, uint64_t to, uint32_t len_bytes);
 
-/* Takes the entry behind the link out and returns it to the caller. */
-struct cm_entry *cm_table_unlink(struct cm_table *table, struct cm_entry **link);
+/* --- growth: the master's --- */
 
-/* What a visit does with the walk. */
-enum cm_visit { CM_VISIT_KEEP, CM_VISIT_REMOVE };
-
-/* Looks at an entry. What it wants removed is the visitor's from then on; the walk unlinks it without looking
- * at it again. */
-typedef enum cm_visit (*cm_table_visit_fn)(void *data, struct cm_entry *entry);
-
-/* Takes one step of a walk over all entries: visits one chain. The cursor is 0 at the beginning, and again at
- * the end, where it returns false; in between anything may change. Chains come in the order of their hashes'
- * reversed bits, in which a split only halves an interval: so an entry that is there from the beginning to
- * the end is visited exactly once. Any number is a cursor. */
-bool cm_table_walk(struct cm_table *table, uint64_t *cursor, cm_table_visit_fn visit, void *data);
+/* Splits groups while there are more entries than chains, at most `most`. True when there is more to do at
+ * once. A group that is held by somebody, or no memory, ends it for now. */
+bool cm_table_grow(struct cm_participant *master, unsigned most);
 
 #endif

@@ -60,6 +60,7 @@ void cm_init_deinit(struct cm_init *init) {
 void cm_init_write(struct cm_writer *writer, const struct cm_init *init) {
     cm_write_u32(writer, init->id);
     cm_write_u32(writer, init->slot);
+    cm_write_u32(writer, init->seat);
     cm_write_u8(writer, (uint8_t)((init->test ? FLAG_TEST : 0) | (init->has_workers ? FLAG_WORKERS : 0)));
     cm_write_u32(writer, init->max_value_bytes);
     cm_write_u32(writer, init->exit_ms);
@@ -79,6 +80,7 @@ int cm_init_read(struct cm_bytes payload, struct cm_init *init) {
     cm_reader_init(&reader, payload);
     *init = (struct cm_init){.id = cm_read_u32(&reader)};
     init->slot = cm_read_u32(&reader);
+    init->seat = cm_read_u32(&reader);
     uint8_t flags = cm_read_u8(&reader);
     init->test = flags & FLAG_TEST;
     init->has_workers = flags & FLAG_WORKERS;

@@ -39,6 +39,7 @@ struct cm_worker_row {
 struct cm_init {
     uint32_t id; /* 0: process 0, the master script's */
     uint32_t slot;
+    uint32_t seat;    /* its place in the shared memory */
     bool test;        /* process 0 runs busted */
     bool has_workers; /* workers come without anybody forking them */
     uint32_t max_value_bytes;

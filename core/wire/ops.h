@@ -8,16 +8,10 @@
 
 /* XX(name, number, name for people). The payloads:
  *   SET        request: key value change              reply: version64
- *   GET        request: key                           reply: value version64
  *   REMOVE     request: key change                    reply: version64
  *   INCREMENT  request: key delta initial ttl64       reply: value version64
  *   SET_MANY   request: count32, key value each       reply: -
- *   TTL        request: key                           reply: ttl64
  *   EXPIRE     request: key ttl64                     reply: -
- *   KEYS       request: prefix cursor64 limit32       reply: key each, cursor64
- *   COUNT      request: prefix cursor64               reply: count64 cursor64
- *   CLEAR      request: prefix cursor64 until64       reply: count64 cursor64 until64
- *   STATS      request: -                             reply: entries64 used64 limit64
  *   FORK       request: struct cm_script              reply: id32 slot32 pid32      process 0 only
  *   SHUTDOWN   request: -                             reply: -                      process 0 only
  *   ONLINE     to the master: -                       a worker's script runs; process 0's main task has ended
@@ -25,29 +19,25 @@
  *   INIT       from the master: struct cm_init        what the process is and shall run; the first frame
  *   STOP       from the master: -                     leave gracefully
  *   PROCESS    from the master: struct cm_process_event   the process table changed
- * key, value, prefix, delta and initial are a u32 length and the bytes; the last two are numbers as values.
- * `change` is flags8 (CM_CHANGE_...) version64 ttl64. A ttl is in ms, 0 for ever. `until` is the newest
- * version that is cleared; 0 asks for the newest there is. A cursor of 0 asks for the beginning, and in a
- * reply says that this was the end. The structs are core/wire/control's. */
+ *   SHORT      from the master: -                     memory is short: who is idle closes its open chunk
+ * Reads travel as nothing, and of the writes only those that need the referee; see core/data/store.
+ * key, value, delta and initial are a u32 length and the bytes; the last two are numbers as values. `change`
+ * is flags8 (CM_CHANGE_...) version64 ttl64. A ttl is in ms, 0 for ever. The structs are core/wire/control's.
+ */
 #define CM_OPS(XX)                \
     XX(SET, 1, "set")             \
-    XX(GET, 2, "get")             \
-    XX(REMOVE, 3, "remove")       \
-    XX(INCREMENT, 4, "increment") \
-    XX(SET_MANY, 5, "setMany")    \
-    XX(TTL, 6, "ttl")             \
-    XX(EXPIRE, 7, "expire")       \
-    XX(KEYS, 8, "keys")           \
-    XX(COUNT, 9, "count")         \
-    XX(CLEAR, 10, "clear")        \
-    XX(STATS, 11, "stats")        \
+    XX(REMOVE, 2, "remove")       \
+    XX(INCREMENT, 3, "increment") \
+    XX(SET_MANY, 4, "setMany")    \
+    XX(EXPIRE, 5, "expire")       \
     XX(FORK, 16, "fork")          \
     XX(SHUTDOWN, 17, "shutdown")  \
     XX(ONLINE, 32, "online")      \
     XX(FAILED, 33, "failed")      \
     XX(INIT, 48, "init")          \
     XX(STOP, 49, "stop")          \
-    XX(PROCESS, 50, "process")
+    XX(PROCESS, 50, "process")    \
+    XX(SHORT, 51, "short")
 
 enum cm_op {
 #define XX(name, number, word) CM_OP_##name = (number),

@@ -1,5 +1,7 @@
---- Checks of arguments. Each raises at the caller of the public function that calls it.
+--- Checks of arguments. Each raises at the line that called the public function.
 -- @module clustermem.check
+
+local refuse = require("clustermem.native").refuse
 
 local check = {}
 
@@ -13,14 +15,14 @@ end
 --- A key: a string of 1 to 65,535 bytes.
 function check.key(what, key)
   if type(key) ~= "string" or #key == 0 or #key > KEY_MAX_BYTES then
-    error(("%s: the key must be a string of 1 to %d bytes, not %s"):format(what, KEY_MAX_BYTES, describe(key)), 3)
+    refuse(("%s: the key must be a string of 1 to %d bytes, not %s"):format(what, KEY_MAX_BYTES, describe(key)))
   end
 end
 
 --- Something of that type, or also nil when optional.
 function check.type(what, name, value, expected, optional)
   if type(value) ~= expected and not (optional and value == nil) then
-    error(("%s: %s must be a %s, not %s"):format(what, name, expected, describe(value)), 3)
+    refuse(("%s: %s must be a %s, not %s"):format(what, name, expected, describe(value)))
   end
 end
 
@@ -28,8 +30,8 @@ end
 function check.prefix(what, prefix)
   if prefix == nil then return "" end
   if type(prefix) ~= "string" or #prefix > KEY_MAX_BYTES then
-    error(("%s: the prefix must be a string of at most %d bytes, not %s"):format(what, KEY_MAX_BYTES,
-      describe(prefix)), 3)
+    refuse(("%s: the prefix must be a string of at most %d bytes, not %s"):format(what, KEY_MAX_BYTES,
+      describe(prefix)))
   end
   return prefix
 end
@@ -39,7 +41,7 @@ function check.integer(what, name, value, least)
   local whole = type(value) == "number" and math.tointeger(value)
   if not whole or whole < least then
     local shown = type(value) == "number" and tostring(value) or describe(value)
-    error(("%s: %s must be an integer from %d on, not %s"):format(what, name, least, shown), 3)
+    refuse(("%s: %s must be an integer from %d on, not %s"):format(what, name, least, shown))
   end
   return whole
 end
@@ -49,7 +51,7 @@ function check.milliseconds(what, name, value)
   local whole = type(value) == "number" and value >= 0 and value <= 2 ^ 53 and math.ceil(value)
   if not whole then
     local shown = type(value) == "number" and tostring(value) or describe(value)
-    error(("%s: %s must be a number of milliseconds from 0 on, not %s"):format(what, name, shown), 3)
+    refuse(("%s: %s must be a number of milliseconds from 0 on, not %s"):format(what, name, shown))
   end
   return whole
 end
@@ -61,14 +63,14 @@ end
 function check.options(what, options, known)
   if options == nil then return end
   if type(options) ~= "table" then
-    error(("%s: the options must be a table, not %s"):format(what, describe(options)), 3)
+    refuse(("%s: the options must be a table, not %s"):format(what, describe(options)))
   end
   for name in pairs(options) do
     local found = false
     for _, candidate in ipairs(known) do found = found or candidate == name end
     if not found then
       local choices = #known > 0 and "there are " .. table.concat(known, ", ") or "there are none"
-      error(("%s: unknown option '%s' (%s)"):format(what, tostring(name), choices), 3)
+      refuse(("%s: unknown option '%s' (%s)"):format(what, tostring(name), choices))
     end
   end
 end
@@ -77,7 +79,7 @@ end
 function check.trailing(what, options, callback)
   if type(options) == "function" and callback == nil then options, callback = nil, options end
   if callback ~= nil and type(callback) ~= "function" then
-    error(("%s: the callback must be a function, not %s"):format(what, describe(callback)), 3)
+    refuse(("%s: the callback must be a function, not %s"):format(what, describe(callback)))
   end
   return options, callback
 end

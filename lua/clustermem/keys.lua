@@ -1,8 +1,10 @@
 --- Shared values under keys.
 --
--- All functions here wait (w): call them in a task, or with a callback as the last argument, which then gets the
--- results later in the loop, in a task of its own. Every process may call them. Durations are milliseconds. A key is a
--- string of 1 to 65,535 bytes; a bad one raises.
+-- What reads never waits and works anywhere. What is marked (w) may wait: call it in a task, or with a callback as the
+-- last argument, which then gets the results later in the loop, in a task of its own. Every process may call them. All
+-- of them act on the shared memory here and now; a write waits for the master only where the memory is nearly full,
+-- or another write of this process is there already, since a process's writes apply in the order of their calls.
+-- Durations are milliseconds. A key is a string of 1 to 65,535 bytes; a bad one raises.
 -- @module clustermem.keys
 
 local native = require "clustermem.native"
@@ -14,16 +16,13 @@ local keys = {}
 
 -- As in core/wire/ops.h.
 local IF_ABSENT, IF_PRESENT, IF_VERSION, KEEP_TTL = 1, 2, 4, 8
+-- `native.short` makes a C function that does what comes without options or callback at once, where it can be done in
+-- this process, and calls the function given for all else.
+
 -- How often `update` tries.
 local MOST_TRIES = 1000
 local DEFAULT_LIMIT = 1000
 local LARGEST_LIMIT = 1 << 31
-
--- What the reply to a get means: absence is no error, and the version is for getVersioned.
-local function got(value, message, code)
-  if value ~= nil or code == "notfound" then return value end
-  return nil, message, code
-end
 
 --- Stores a copy of a value, in place of what was there. (w)
 -- @tparam string key
@@ -42,16 +41,17 @@ end
 -- @raise on an unknown option, or a value that is not data, naming where it sits: `cannot share value.handlers[2]:
 -- function`
 -- @usage memory.set("session:7", { user = "ada" }, { ttl = 60000 })
-function keys.set(key, value, options, callback)
+-- @function set
+keys.set = native.short("set", function(key, value, options, callback)
   options, callback = check.trailing("set", options, callback)
   check.key("set", key)
-  if value == nil then error("set: the value must not be nil, which is absence: remove(key) makes it", 2) end
+  if value == nil then native.refuse("set: the value must not be nil, which is absence: remove(key) makes it") end
   local flags, version, ttl = 0, 0, 0
   if options then
     check.options("set", options, { "ttl", "ifAbsent", "ifPresent", "ifVersion" })
     check.type("set", "ifAbsent", options.ifAbsent, "boolean", true)
     check.type("set", "ifPresent", options.ifPresent, "boolean", true)
-    if options.ifAbsent and options.ifPresent then error("set: ifAbsent and ifPresent exclude each other", 2) end
+    if options.ifAbsent and options.ifPresent then native.refuse("set: ifAbsent and ifPresent exclude each other") end
     if options.ttl ~= nil then ttl = check.milliseconds("set", "ttl", options.ttl) end
     if options.ifVersion ~= nil then version = check.integer("set", "ifVersion", options.ifVersion, 0) end
     flags = (options.ifAbsent and IF_ABSENT or 0) | (options.ifPresent and IF_PRESENT or 0)
@@ -59,42 +59,23 @@ function keys.set(key, value, options, callback)
   end
   if not callback then scheduler.mayWait("set") end
   return request.complete(callback, native.set(key, value, flags, version, ttl))
-end
+end, scheduler.rest)
 
---- Gives the caller a copy of its own of the value under the key. (w)
+--- Gives the caller a copy of its own of the value under the key.
+-- @function get
 -- @tparam string key
--- @tparam[opt] function callback
 -- @return the value, or nil when there is none
 -- @return nil, message, `nomemory`: no memory for the copy
 -- @usage local session = memory.get("session:7")
-function keys.get(key, callback)
-  check.key("get", key)
-  check.type("get", "the callback", callback, "function", true)
-  if callback then
-    return request.complete(function(...) return callback(got(...)) end, native.get(key))
-  end
-  scheduler.mayWait("get")
-  return got(request.complete(nil, native.get(key)))
-end
+keys.get = native.get
 
-local function getVersioned(key)
-  local value, version, code = request.complete(nil, native.get(key))
-  if value ~= nil then return value, version end
-  if code == "notfound" then return nil, 0 end
-  return nil, version, code
-end
-
---- As `get`, with the entry's version. (w)
+--- As `get`, with the entry's version.
+-- @function getVersioned
 -- @tparam string key
--- @tparam[opt] function callback
 -- @return the value, or nil
 -- @treturn integer its version, for `ifVersion`; 0 when there is no entry
 -- @usage local value, version = memory.getVersioned("config")
-function keys.getVersioned(key, callback)
-  check.key("getVersioned", key)
-  check.type("getVersioned", "the callback", callback, "function", true)
-  return scheduler.perform("getVersioned", callback, getVersioned, key)
-end
+keys.getVersioned = native.getVersioned
 
 --- Removes what is under the key. (w)
 -- @tparam string key
@@ -104,7 +85,8 @@ end
 -- @return nil, message, `conflict`
 -- @raise on an unknown option
 -- @usage memory.remove("session:7")
-function keys.remove(key, options, callback)
+-- @function remove
+keys.remove = native.short("remove", function(key, options, callback)
   options, callback = check.trailing("remove", options, callback)
   check.key("remove", key)
   check.options("remove", options, { "ifVersion" })
@@ -112,7 +94,7 @@ function keys.remove(key, options, callback)
   if options and options.ifVersion ~= nil then version = check.integer("remove", "ifVersion", options.ifVersion, 0) end
   if not callback then scheduler.mayWait("remove") end
   return request.complete(callback, native.remove(key, version and IF_VERSION or 0, version or 0))
-end
+end, scheduler.rest)
 
 -- What the reply to an increment means: the version is left out.
 local function added(sum, ...)
@@ -131,7 +113,8 @@ end
 -- old value stays.
 -- @raise on an unknown option
 -- @usage local visits = memory.increment("visits")
-function keys.increment(key, delta, options, callback)
+-- @function increment
+keys.increment = native.short("increment", function(key, delta, options, callback)
   if type(delta) == "function" and options == nil then delta, options = nil, delta end
   options, callback = check.trailing("increment", options, callback)
   check.key("increment", key)
@@ -149,12 +132,11 @@ function keys.increment(key, delta, options, callback)
   end
   scheduler.mayWait("increment")
   return added(request.complete(nil, native.increment(key, delta, initial, ttl)))
-end
+end, scheduler.rest)
 
--- Its caller is the public function's: a value that cannot be shared is blamed there.
 local function update(key, fn, ttl)
   for _ = 1, MOST_TRIES do
-    local old, version, code = getVersioned(key)
+    local old, version, code = native.getVersioned(key)
     if code then return nil, version, code end
     local new = fn(old)
     local ok, message
@@ -191,45 +173,12 @@ function keys.update(key, fn, options, callback)
   return scheduler.perform("update", callback, update, key, fn, ttl)
 end
 
-local function getMany(names)
-  local task = scheduler.current()
-  local values, left, failure, waiting = {}, #names, nil, false
-  for _, name in ipairs(names) do
-    -- All of them leave in one write; the last reply goes on.
-    request.onReply(function(value, message, code)
-      if value ~= nil then
-        values[name] = value
-      elseif code ~= "notfound" then
-        failure = { message, code }
-      end
-      left = left - 1
-      if left == 0 and waiting then scheduler.resume(task) end
-    end, native.get(name))
-  end
-  if left > 0 then
-    waiting = true
-    scheduler.wait()
-  end
-  if failure then return nil, table.unpack(failure) end
-  return values
-end
-
---- Gets several values. (w) Each is as it is at some moment meanwhile; together they are no snapshot.
+--- Gets several values. Each is as it is at some moment meanwhile; together they are no snapshot.
+-- @function getMany
 -- @tparam {string,...} names keys
--- @tparam[opt] function callback
 -- @treturn table key -> value, of those that are there
 -- @usage local both = memory.getMany { "a", "b" }
-function keys.getMany(names, callback)
-  check.type("getMany", "its first argument", names, "table")
-  -- A copy, which is what has been checked: with a hole, or changed before the task runs, it would never be complete.
-  local copy = {}
-  for i = 1, #names do
-    check.key("getMany", names[i])
-    copy[i] = names[i]
-  end
-  check.type("getMany", "the callback", callback, "function", true)
-  return scheduler.perform("getMany", callback, getMany, copy)
-end
+keys.getMany = native.getMany
 
 --- Stores several values, all or none of them. (w) They have no ttl.
 -- @tparam table pairs key -> value
@@ -247,41 +196,19 @@ function keys.setMany(pairs_, callback)
   return request.complete(callback, native.setMany(pairs_))
 end
 
-local function ttlOf(key)
-  local ms, message, code = request.complete(nil, native.ttl(key))
-  if ms and ms > 0 then return ms end
-  if code and code ~= "notfound" then return nil, message, code end
-  return nil
-end
-
---- How long an entry still has. (w)
+--- How long an entry still has.
+-- @function ttl
 -- @tparam string key
--- @tparam[opt] function callback
 -- @treturn ?integer milliseconds, at least 1; nil for an entry without a ttl, and where there is none
 -- @usage local left = memory.ttl("session:7")
-function keys.ttl(key, callback)
-  check.key("ttl", key)
-  check.type("ttl", "the callback", callback, "function", true)
-  return scheduler.perform("ttl", callback, ttlOf, key)
-end
+keys.ttl = native.ttl
 
-local function has(key)
-  local ms, message, code = request.complete(nil, native.ttl(key))
-  if ms then return true end
-  if code == "notfound" then return false end
-  return nil, message, code
-end
-
---- Whether there is an entry. (w)
+--- Whether there is an entry.
+-- @function has
 -- @tparam string key
--- @tparam[opt] function callback
 -- @treturn boolean
 -- @usage if memory.has("session:7") then print("known") end
-function keys.has(key, callback)
-  check.key("has", key)
-  check.type("has", "the callback", callback, "function", true)
-  return scheduler.perform("has", callback, has, key)
-end
+keys.has = native.has
 
 --- Gives an entry a new ttl. (w) This is no change of its value: the version stays.
 -- @tparam string key
@@ -312,15 +239,16 @@ function keys.persist(key, callback)
 end
 
 local function list(prefix, cursor, limit)
-  local names = {}
-  repeat
-    local more, message, code = request.complete(nil, native.keys(prefix, cursor, limit - #names))
+  local names
+  while true do
+    local more, message, code = native.keys(prefix, cursor, limit - (names and #names or 0))
     if not more then return nil, message, code end
-    table.move(more, 1, #more, #names + 1, names)
+    names = names and table.move(more, 1, #more, #names + 1, names) or more
     cursor = message
-  until cursor == 0 or #names >= limit
-  if cursor == 0 then return names end
-  return names, cursor
+    if cursor == 0 then return names end
+    if #names >= limit then return names, cursor end
+    scheduler.rest()
+  end
 end
 
 --- Lists keys, in no order. (w) An entry that is there all the time is listed exactly once, whatever else changes.
@@ -344,15 +272,28 @@ function keys.keys(prefix, options, callback)
   return scheduler.perform("keys", callback, list, prefix, cursor, math.min(limit, LARGEST_LIMIT))
 end
 
--- Sums over a walk in slices; others' requests are served between them. `mark` is what a slice gives for the next.
-local function sum(slice, prefix)
-  local total, cursor, mark = 0, 0, 0
-  repeat
-    local count, next, newMark = request.complete(nil, slice(prefix, cursor, mark))
-    if not count then return nil, next, newMark end
-    total, cursor, mark = total + count, next, newMark
-  until cursor == 0
-  return total
+-- Sums over a walk in slices.
+local function sum(slice, prefix, mark)
+  local total, cursor = 0, 0
+  while true do
+    local count, next, code = slice(prefix, cursor, mark)
+    if not count then return nil, next, code end
+    total, cursor = total + count, next
+    if cursor == 0 then return total end
+    scheduler.rest()
+  end
+end
+
+local function clear(prefix)
+  -- What this process writes from here on stays.
+  local mark = native.beginClear()
+  -- What it has written before applies first: the master answers in order, so nothing of it is left behind this.
+  local ok, message, code = request.complete(nil, native.setMany({}))
+  local total
+  if ok then total, message, code = sum(native.clear, prefix, mark) end
+  native.endClear()
+  if total then return total end
+  return nil, message, code
 end
 
 --- Counts entries. (w)
@@ -366,7 +307,8 @@ function keys.count(prefix, callback)
   return scheduler.perform("count", callback, sum, native.count, prefix)
 end
 
---- Removes the entries that are there when it is called; what is set meanwhile stays. (w)
+--- Removes the entries that are there when it is called. (w) What this process sets meanwhile stays; what another one
+-- does may go too.
 -- @tparam[opt=""] string prefix of their keys
 -- @tparam[opt] function callback
 -- @treturn integer how many there were
@@ -374,22 +316,13 @@ end
 function keys.clear(prefix, callback)
   prefix, callback = check.trailing("clear", prefix, callback)
   prefix = check.prefix("clear", prefix)
-  return scheduler.perform("clear", callback, sum, native.clear, prefix)
+  return scheduler.perform("clear", callback, clear, prefix)
 end
 
-local function stats()
-  local entries, used, limit = request.complete(nil, native.stats())
-  if not entries then return nil, used, limit end
-  return { entries = entries, used = used, free = math.max(limit - used, 0) }
-end
-
---- What the memory holds. (w)
--- @tparam[opt] function callback
+--- What the memory holds.
+-- @function stats
 -- @treturn table `entries`, and in bytes `used` and `free`
 -- @usage print(memory.stats().used)
-function keys.stats(callback)
-  check.type("stats", "the callback", callback, "function", true)
-  return scheduler.perform("stats", callback, stats)
-end
+keys.stats = native.stats
 
 return keys

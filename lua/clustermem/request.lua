@@ -11,36 +11,42 @@ local pending = {}
 
 --- Has a function called with the results of what `native` has issued, from the loop, in no task: it must not wait.
 -- @tparam function fn
--- @tparam ?integer id nil: it could not be issued, and fn is called at once
+-- @param id integer; false: it is done already, or could not be issued, and fn is called at once with the results
 function request.onReply(fn, id, ...)
   if id then
     pending[id] = fn
   else
-    fn(nil, ...)
+    fn(...)
   end
 end
 
---- Completes what `native` has issued: waits for its reply, or has it call back. A tail call of the public function,
--- after scheduler.mayWait where there is no callback.
+--- Completes what `native` has done or issued: gives the results, waits for the reply with them, or has it call back.
+-- A tail call of the public function, after scheduler.mayWait where there is no callback.
 -- @tparam ?function callback
--- @tparam ?integer id nil: it could not be issued
+-- @param id integer; false: it is done already, or could not be issued; true: likewise, and the caller has done so much
+-- without waiting that it is others' turn
+-- @param ... the results, where it is false
 -- @return the results; nothing with a callback
 function request.complete(callback, id, ...)
   if callback then
     scheduler.hold()
-    if id then
+    if not id or id == true then
+      scheduler.spawn(callback, ...)
+      scheduler.release()
+    else
       pending[id] = function(...)
         scheduler.start(callback, ...)
         scheduler.release()
       end
       native.throttle()
-    else
-      scheduler.spawn(callback, nil, ...)
-      scheduler.release()
     end
     return
   end
-  if not id then return nil, ... end
+  if not id then return ... end
+  if id == true then
+    scheduler.rest()
+    return ...
+  end
   local task = scheduler.current()
   pending[id] = function(...) scheduler.resume(task, ...) end
   return scheduler.wait()

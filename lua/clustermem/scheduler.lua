@@ -171,10 +171,10 @@ function scheduler.current()
   return context[running()] or nil
 end
 
---- Raises unless the caller's caller may wait here: it must be in a task, with nothing between that cannot yield.
+--- Raises unless the public function that calls it may wait here: it must be in a task, with nothing between that
+-- cannot yield.
 -- @tparam string what the function's name, for the message
--- @tparam[opt=1] integer level more levels up to the caller that is blamed
-function scheduler.mayWait(what, level)
+function scheduler.mayWait(what)
   local task = context[running()]
   if task and isyieldable() then return end
   local why
@@ -184,13 +184,19 @@ function scheduler.mayWait(what, level)
     why = "%s waits, and Lua cannot yield here (inside table.sort, string.gsub, a metamethod called from C, ...): "
       .. "call it outside, or give it a callback as its last argument"
   end
-  error(why:format(what), (level or 1) + 2)
+  native.refuse(why:format(what))
 end
 
 --- Suspends the current task until it is resumed. @return what it is resumed with
 function scheduler.wait()
   context[running()].state = "waiting"
   return yield(WAIT)
+end
+
+--- Lets everything else that is ready go first.
+function scheduler.rest()
+  enqueue(context[running()])
+  scheduler.wait()
 end
 
 --- Whether one of the tasks waits, through others perhaps, for this one.

@@ -32,6 +32,7 @@ return function()
     run = scheduler.run,
     stop = cluster.stop,
     guard = loop.guard,
+    context = scheduler.context,
   }
   os.exit = function(code) -- luacheck: ignore
     native.exit(code == nil and 0 or code == true and 0 or code == false and 1 or math.tointeger(code) or 1)

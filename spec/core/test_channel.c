@@ -30,7 +30,7 @@ struct world {
 
 static int reply(struct world *world, uint32_t id) {
     static uint8_t payload[MAX_PAYLOAD];
-    struct cm_buf *out = cm_channel_begin(&world->channel, CM_OP_GET, CM_FRAME_REPLY, id);
+    struct cm_buf *out = cm_channel_begin(&world->channel, CM_OP_EXPIRE, CM_FRAME_REPLY, id);
     if (!out)
         return CM_E_NOMEMORY;
     if (cm_buf_append(out, payload, world->reply_bytes)) {
@@ -93,7 +93,7 @@ static void send_bytes(struct world *world, struct cm_bytes bytes) {
 static void append_frame(struct cm_buf *buf, uint32_t id, size_t len) {
     static const uint8_t zeros[MAX_PAYLOAD];
     size_t begun;
-    assert_int_equal(cm_frame_begin(buf, CM_OP_GET, 0, id, &begun), 0);
+    assert_int_equal(cm_frame_begin(buf, CM_OP_EXPIRE, 0, id, &begun), 0);
     assert_int_equal(cm_buf_append(buf, zeros, len), 0);
     assert_int_equal(cm_frame_end(buf, begun), 0);
 }
@@ -171,11 +171,11 @@ static void test_malformed(void **state) {
     (void)state;
     static const uint8_t headers[][CM_FRAME_HEADER_BYTES] = {
         {0, 0, 0, 0, 255},                       /* no such operation */
-        {0, 0, 0, 0, CM_OP_GET, 128},            /* no such flag */
-        {0, 0, 0, 0, CM_OP_GET, CM_FRAME_ERROR}, /* an error that is no reply */
-        {0, 0, 0, 0, CM_OP_GET, 0, 1},           /* a zero that is none */
-        {255, 255, 255, 255, CM_OP_GET},         /* longer than anything */
-        {1, 0, 16, 0, CM_OP_GET},                /* one byte longer than allowed */
+        {0, 0, 0, 0, CM_OP_EXPIRE, 128},            /* no such flag */
+        {0, 0, 0, 0, CM_OP_EXPIRE, CM_FRAME_ERROR}, /* an error that is no reply */
+        {0, 0, 0, 0, CM_OP_EXPIRE, 0, 1},           /* a zero that is none */
+        {255, 255, 255, 255, CM_OP_EXPIRE},         /* longer than anything */
+        {1, 0, 16, 0, CM_OP_EXPIRE},                /* one byte longer than allowed */
     };
     for (size_t i = 0; i < sizeof headers / sizeof *headers; i++) {
         struct world world;
@@ -187,7 +187,7 @@ static void test_malformed(void **state) {
         send_bytes(&world, cm_buf_view(&bytes));
         expect_end(&world, CM_E_BADFRAME);
         assert_int_equal(world.frames, 1);
-        assert_null(cm_channel_begin(&world.channel, CM_OP_GET, 0, 1));
+        assert_null(cm_channel_begin(&world.channel, CM_OP_EXPIRE, 0, 1));
         cm_buf_deinit(&bytes);
         end(&world);
     }
@@ -314,7 +314,7 @@ static int without_memory(void *data) {
     struct world world;
     start(&world, SOCK_STREAM, MARK_BYTES);
     world.reply_bytes = 200;
-    static const uint8_t request[CM_FRAME_HEADER_BYTES] = {[4] = CM_OP_GET, [8] = 1};
+    static const uint8_t request[CM_FRAME_HEADER_BYTES] = {[4] = CM_OP_EXPIRE, [8] = 1};
     send_bytes(&world, (struct cm_bytes){request, sizeof request});
     for (int i = 0; i < 3; i++)
         turn(&world);

@@ -107,6 +107,7 @@ static void write_init(struct cm_buf *buf, struct cm_init *init) {
     static const struct cm_worker_row rows[] = {{1, 1, 100, true}, {7, 2, 200, false}};
     *init = (struct cm_init){.id = 7,
                              .slot = 2,
+                             .seat = 9,
                              .test = true,
                              .has_workers = true,
                              .max_value_bytes = 1 << 26,
@@ -126,6 +127,7 @@ static void write_init(struct cm_buf *buf, struct cm_init *init) {
 static void check_init(const struct cm_init *arrived, const struct cm_init *init) {
     assert_int_equal(arrived->id, init->id);
     assert_int_equal(arrived->slot, init->slot);
+    assert_int_equal(arrived->seat, init->seat);
     assert_int_equal(arrived->test, init->test);
     assert_int_equal(arrived->has_workers, init->has_workers);
     assert_int_equal(arrived->max_value_bytes, init->max_value_bytes);

@@ -36,8 +36,8 @@ static int append_frame(struct cm_buf *buf, uint8_t op, uint8_t flags, uint32_t 
 static void the_layout_is_as_written_down(void **state) {
     (void)state;
     struct cm_buf buf = {0};
-    assert_int_equal(append_frame(&buf, CM_OP_GET, CM_FRAME_REPLY | CM_FRAME_ERROR, 0x04030201, "abc", 3), 0);
-    const uint8_t expected[] = {3, 0, 0, 0, CM_OP_GET, 3, 0, 0, 1, 2, 3, 4, 'a', 'b', 'c'};
+    assert_int_equal(append_frame(&buf, CM_OP_EXPIRE, CM_FRAME_REPLY | CM_FRAME_ERROR, 0x04030201, "abc", 3), 0);
+    const uint8_t expected[] = {3, 0, 0, 0, CM_OP_EXPIRE, 3, 0, 0, 1, 2, 3, 4, 'a', 'b', 'c'};
     assert_int_equal(buf.len, sizeof expected);
     assert_memory_equal(buf.data, expected, sizeof expected);
     cm_buf_deinit(&buf);
@@ -88,7 +88,7 @@ static void a_stream_of_frames_is_read_back(void **state) {
 
 static void what_is_no_frame_is_refused_by_its_header(void **state) {
     (void)state;
-    const uint8_t good[CM_FRAME_HEADER_BYTES] = {0, 0, 0, 0, CM_OP_GET, CM_FRAME_REPLY, 0, 0, 1, 0, 0, 0};
+    const uint8_t good[CM_FRAME_HEADER_BYTES] = {0, 0, 0, 0, CM_OP_EXPIRE, CM_FRAME_REPLY, 0, 0, 1, 0, 0, 0};
     struct cm_frame frame;
     size_t need;
     assert_int_equal(decode(good, sizeof good, &frame, &need), sizeof good);
@@ -108,7 +108,7 @@ static void what_is_no_frame_is_refused_by_its_header(void **state) {
 
 static void a_payload_over_the_limit_is_refused(void **state) {
     (void)state;
-    uint8_t header[CM_FRAME_HEADER_BYTES] = {[4] = CM_OP_GET};
+    uint8_t header[CM_FRAME_HEADER_BYTES] = {[4] = CM_OP_EXPIRE};
     struct cm_frame frame;
     size_t need;
     header[0] = MAX_PAYLOAD & 0xff, header[1] = MAX_PAYLOAD >> 8;

@@ -1,846 +1,1111 @@
-/* The store against an array of what it should hold, with a clock that the test turns. */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+/* The stores of several seats on one segment against one array of what they should hold, on a clock that the
+ * test turns. */
+#include <math.h>
+#include <pthread.h>
 
-#include "base/error.h"
-#include "data/store.h"
 #include "spec/core/alloc_failure.h"
-#include "spec/core/test.h"
+#include "spec/core/stores.h"
 
-enum { KEYS = 150, VALUE_BYTES = 80, KEY_BYTES = 16, MOST_PAIRS = 6 };
+enum { KEYS = 150, MOST_BYTES = 100000, SPACE_BYTES = 4000, MOST_PAIRS = 6 };
 
-struct expected {
-    bool there; /* also when it has expired, until the store has met or swept it */
-    uint8_t value[VALUE_BYTES];
-    size_t len;
-    uint64_t version;
-    uint64_t expires_ms;
-};
+/* --- keys and values --- */
 
-struct world {
-    struct cm_store *store;
-    struct expected expected[KEYS];
-    uint64_t limit_bytes;
-    uint64_t entry_bytes; /* of an entry beside its key and value */
-    uint64_t now_ms;
-    uint64_t last_version;
-    uint64_t random;
-};
-
-/* --- the array */
-
-static struct cm_bytes key_of(size_t n, char space[KEY_BYTES]) {
+/* With prefixes, and some so long that numbers under them are bytes. */
+static struct cm_bytes key_of(size_t n, uint8_t space[SPACE_BYTES]) {
     static const char *const starts[] = {"a", "ab", "b", ""};
-    snprintf(space, KEY_BYTES, "%s%zu", starts[n % 4], n);
-    return cm_bytes_of(space);
+    int len = snprintf((char *)space, SPACE_BYTES, "%s%zu", starts[n % 4], n);
+    size_t most = n % 10 == 9 ? SPACE_BYTES - n : n % 10 == 8 ? 200 + n : (size_t)len;
+    memset(space + len, 'x', most - (size_t)len);
+    return (struct cm_bytes){space, most};
 }
 
 static bool has_prefix(size_t n, struct cm_bytes prefix) {
-    char space[KEY_BYTES];
+    uint8_t space[SPACE_BYTES];
     struct cm_bytes key = key_of(n, space);
-    return key.len >= prefix.len && memcmp(key.data, prefix.data, prefix.len) == 0;
+    return key.len >= prefix.len && (prefix.len == 0 || memcmp(key.data, prefix.data, prefix.len) == 0);
 }
 
-static bool expired(const struct world *world, size_t n) {
-    uint64_t expires_ms = world->expected[n].expires_ms;
-    return expires_ms && expires_ms <= world->now_ms;
+static bool same_number(struct cm_number a, struct cm_number b) {
+    return a.is_float == b.is_float && a.integer == b.integer;
 }
 
-static bool lives(const struct world *world, size_t n) {
-    return world->expected[n].there && !expired(world, n);
+struct expected {
+    bool there; /* also when it has expired */
+    bool is_number;
+    struct cm_number number;
+    size_t len;
+    uint8_t first; /* of the bytes, each is one more than the last; or those of an encoded number */
+    bool is_encoded;
+    uint64_t version; /* also the last one of an entry that is gone */
+    uint64_t expires_ms;
+};
+
+static void bytes_of(const struct expected *expected, uint8_t *bytes) {
+    if (expected->is_encoded) {
+        cm_number_encode(expected->number, bytes);
+        return;
+    }
+    for (size_t i = 0; i < expected->len; i++)
+        bytes[i] = (uint8_t)(expected->first + i);
 }
 
-/* The store drops an expired entry when it meets it. */
-static void met(struct world *world, size_t n) {
-    world->expected[n].there = lives(world, n);
+struct world {
+    struct stores stores;
+    struct expected expected[KEYS];
+    uint64_t random;
+    size_t most_len;
+    uint32_t refused;
+    bool fails;            /* allocations may */
+    uint64_t wanted_bytes; /* by the operation, at most */
+};
+static struct world world;
+
+static bool lives(size_t n) {
+    const struct expected *entry = &world.expected[n];
+    return entry->there && !(entry->expires_ms && entry->expires_ms <= stores_clock());
 }
 
-static uint64_t footprint(const struct world *world, size_t n, size_t value_len) {
-    char space[KEY_BYTES];
-    return world->entry_bytes + key_of(n, space).len + value_len;
+static struct cm_store *some_store(void) {
+    return &world.stores.seats[random_below(&world.random, world.stores.count)].store;
 }
 
-static uint64_t used_bytes(const struct world *world) {
-    uint64_t used = 0;
-    for (size_t n = 0; n < KEYS; n++)
-        if (world->expected[n].there)
-            used += footprint(world, n, world->expected[n].len);
-    return used;
-}
+/* --- checks --- */
 
-static bool fits(const struct world *world, size_t n, size_t value_len) {
-    const struct expected *old = &world->expected[n];
-    uint64_t freed = old->there ? footprint(world, n, old->len) : 0;
-    return used_bytes(world) - freed + footprint(world, n, value_len) <= world->limit_bytes;
-}
-
-static void take_version(struct world *world, uint64_t version) {
-    assert_true(version > world->last_version);
-    world->last_version = version;
-}
-
-/* --- checks */
-
-static void check_key(struct world *world, size_t n) {
-    char space[KEY_BYTES];
-    struct cm_bytes value;
+static void check_key(size_t n) {
+    static struct cm_buf buf;
+    static uint8_t bytes[MOST_BYTES];
+    uint8_t space[SPACE_BYTES];
+    struct cm_value value;
     uint64_t version = 99, expires_ms;
-    int err = cm_store_get(world->store, key_of(n, space), world->now_ms, &value, &version, &expires_ms);
-    met(world, n);
-    const struct expected *expected = &world->expected[n];
-    if (!expected->there) {
-        assert_int_equal(err, CM_E_NOTFOUND);
+    int err = cm_store_get(some_store(), key_of(n, space), &buf, &value, &version, &expires_ms);
+    const struct expected *expected = &world.expected[n];
+    if (err == CM_E_NOMEMORY && world.fails)
+        return;
+    assert_int_equal(err, lives(n) ? 0 : CM_E_NOTFOUND);
+    if (err) {
         assert_int_equal(version, 0);
         return;
     }
-    assert_int_equal(err, 0);
     assert_int_equal(version, expected->version);
     assert_int_equal(expires_ms, expected->expires_ms);
-    assert_int_equal(value.len, expected->len);
-    if (value.len)
-        assert_memory_equal(value.data, expected->value, value.len);
+    assert_int_equal(value.is_number, expected->is_number);
+    if (value.is_number) {
+        assert_true(same_number(value.number, expected->number));
+    } else {
+        bytes_of(expected, bytes);
+        assert_int_equal(value.bytes.len, expected->len);
+        assert_true(expected->len == 0 || memcmp(value.bytes.data, bytes, expected->len) == 0);
+    }
+    cm_buf_deinit(&buf);
 }
 
-static void check_stats(const struct world *world) {
-    uint64_t there = 0;
-    for (size_t n = 0; n < KEYS; n++)
-        there += world->expected[n].there;
+static void check_all(void) {
+    stores_check_counts(&world.stores.segment, true);
+    uint64_t living = 0, there = 0;
+    for (size_t n = 0; n < KEYS; n++) {
+        check_key(n);
+        living += lives(n);
+        there += world.expected[n].there;
+    }
     struct cm_store_stats stats;
-    cm_store_stats(world->store, &stats);
-    assert_int_equal(stats.entries, there);
-    assert_int_equal(stats.used_bytes, used_bytes(world));
-    assert_int_equal(stats.limit_bytes, world->limit_bytes);
-    assert_true(stats.used_bytes <= stats.limit_bytes);
+    cm_store_stats(some_store(), &stats);
+    assert_in_range(stats.entries, living, there);
 }
 
-static void check_all(struct world *world) {
-    check_stats(world);
-    for (size_t n = 0; n < KEYS; n++)
-        check_key(world, n);
-    check_stats(world);
+static void take_version(size_t n, uint64_t version) {
+    assert_true(version > world.expected[n].version);
+    world.expected[n].version = version;
 }
 
-/* --- operations: each returns 0, or CM_E_NOMEMORY where an allocation or the limit did not allow it */
+/* --- operations --- */
 
-/* Compares the code with the one expected; the allocator may have failed instead. */
-static int outcome(struct world *world, int err, int expected) {
-    if (err == CM_E_NOMEMORY && expected != CM_E_NOMEMORY) {
-        /* It may have met an expired entry before, or not. */
-        cm_store_sweep(world->store, SIZE_MAX, world->now_ms);
-        for (size_t n = 0; n < KEYS; n++)
-            met(world, n);
-        return err;
+/* Whether it took place; it may have been refused for want of memory instead. */
+static bool outcome(int err, int expected) {
+    if (err == CM_E_NOMEMORY) {
+        struct cm_store_stats stats;
+        cm_store_stats(stores_master(&world.stores), &stats);
+        if (!world.fails &&
+            stats.used_bytes + world.wanted_bytes < world.stores.segment.layout.total_bytes * 85 / 100)
+            fail_msg("no memory with %lu of %lu used", (unsigned long)stats.used_bytes,
+                     (unsigned long)world.stores.segment.layout.total_bytes);
+        world.refused++;
+        return false;
     }
     assert_int_equal(err, expected);
-    return err == CM_E_NOMEMORY ? err : 0;
+    return !err;
 }
 
-static uint64_t random_time(struct world *world) {
-    /* 0: gone at once */
-    return random_below(&world->random, 2) ? world->now_ms + random_below(&world->random, 50) : 0;
+static uint64_t some_time(void) {
+    /* 0 ms from now: gone at once */
+    return random_below(&world.random, 2) ? stores_clock() + random_below(&world.random, 50) : 0;
 }
 
-static struct cm_number random_number(struct world *world) {
-    struct cm_number number = {.is_float = random_below(&world->random, 8) == 0};
+static struct cm_number some_number(void) {
+    static const double reals[] = {-0.0, INFINITY, 1e300, 0.125};
+    struct cm_number number = {.is_float = random_below(&world.random, 5) == 0};
     if (number.is_float)
-        number.real = (double)random_below(&world->random, 1000) / 8;
+        number.real = reals[random_below(&world.random, 4)];
     else
-        number.integer = (int64_t)random_next(&world->random) >> random_below(&world->random, 64);
+        number.integer = (int64_t)random_next(&world.random) >> random_below(&world.random, 64);
     return number;
 }
 
-static void random_value(struct world *world, struct expected *next) {
-    if (random_below(&world->random, 3) == 0) {
-        struct cm_bytes number = cm_number_encode(random_number(world), next->value);
-        next->len = number.len;
-        return;
-    }
-    next->len = random_below(&world->random, VALUE_BYTES + 1);
-    for (size_t i = 0; i < next->len; i++)
-        next->value[i] = (uint8_t)random_next(&world->random);
+static bool is_long(size_t n) {
+    uint8_t space[SPACE_BYTES];
+    return !cm_append_fits(&world.stores.segment,
+                           (struct cm_shape){CM_KIND_INTEGER, (uint32_t)key_of(n, space).len, 0});
 }
 
-static struct cm_change random_change(struct world *world, size_t n) {
-    struct cm_change change = {.expires_ms = random_time(world),
-                               .keep_expiry = random_below(&world->random, 3) == 0};
-    const uint64_t version = world->expected[n].version; /* of an entry that is gone, too */
-    const uint64_t versions[] = {0, 1, version, version, version, version + 1, UINT64_MAX};
-    switch (random_below(&world->random, 8)) {
-    case 0:
-        change.if_absent = true;
-        break;
-    case 1:
-        change.if_present = true;
-        break;
-    case 2:
-        change.if_absent = change.if_present = true;
-        break;
-    case 3:
-        change.if_present = random_below(&world->random, 2);
-        change.if_absent = random_below(&world->random, 2);
-        /* fallthrough */
-    case 4:
-        change.if_version = true;
-        change.version = versions[random_below(&world->random, sizeof versions / sizeof versions[0])];
-        break;
-    default:
-        change.version = 12345; /* does not count */
-        break;
+static void set_expected_number(struct expected *next, size_t n, struct cm_number number) {
+    next->number = number;
+    next->is_number = !is_long(n);
+    next->is_encoded = is_long(n);
+    next->len = next->is_encoded ? CM_NUMBER_BYTES : 0;
+}
+
+/* What is given to the store, and what should be found there. */
+static struct cm_value some_value(size_t n, struct expected *next, uint8_t *bytes) {
+    *next = (struct expected){.there = true, .version = world.expected[n].version};
+    if (random_below(&world.random, 3) == 0) {
+        struct cm_value value = {.is_number = true, .number = some_number()};
+        set_expected_number(next, n, value.number);
+        return value;
     }
+    size_t most = random_below(&world.random, world.most_len > 50000 ? 2 : 10) ? 300 : world.most_len;
+    next->len = random_below(&world.random, most + 1);
+    next->first = (uint8_t)random_next(&world.random);
+    bytes_of(next, bytes);
+    return (struct cm_value){.bytes = {bytes, next->len}};
+}
+
+static struct cm_change some_change(size_t n) {
+    struct cm_change change = {.expires_ms = some_time(), .keep_expiry = random_below(&world.random, 3) == 0};
+    const uint64_t version = world.expected[n].version; /* of an entry that is gone, too */
+    const uint64_t versions[] = {0, 1, version, version, version, version + 2, UINT64_MAX};
+    change.version = 12345; /* does not count */
+    change.if_absent = random_below(&world.random, 6) == 0;
+    change.if_present = random_below(&world.random, 6) == 0;
+    change.if_version = random_below(&world.random, 4) == 0;
+    if (change.if_version)
+        change.version = versions[random_below(&world.random, sizeof versions / sizeof versions[0])];
     return change;
 }
 
-static int failed_condition(const struct world *world, size_t n, const struct cm_change *change) {
-    bool there = world->expected[n].there;
-    if (change->if_absent && there)
+static int failed_condition(size_t n, const struct cm_change *change) {
+    if (change->if_absent && lives(n))
         return CM_E_EXISTS;
-    if (change->if_present && !there)
+    if (change->if_present && !lives(n))
         return CM_E_NOTFOUND;
-    if (change->if_version && change->version != (there ? world->expected[n].version : 0))
+    if (change->if_version && change->version != (lives(n) ? world.expected[n].version : 0))
         return CM_E_CONFLICT;
     return 0;
 }
 
-static int set(struct world *world, size_t n) {
-    char space[KEY_BYTES];
-    struct expected next = {.there = true};
-    random_value(world, &next);
-    struct cm_change change = random_change(world, n);
-    int err = cm_store_set(world->store, key_of(n, space), (struct cm_bytes){next.value, next.len}, &change,
-                           world->now_ms, &next.version);
-    met(world, n);
-    int expected = failed_condition(world, n, &change);
-    if (!expected && !fits(world, n, next.len))
-        expected = CM_E_NOMEMORY;
-    if (outcome(world, err, expected) || err)
-        return err == CM_E_NOMEMORY ? err : 0;
-    take_version(world, next.version);
-    bool keeps = change.keep_expiry && world->expected[n].there;
-    next.expires_ms = keeps ? world->expected[n].expires_ms : change.expires_ms;
-    world->expected[n] = next;
-    return 0;
+static uint32_t some_seat(void) {
+    return (uint32_t)random_below(&world.random, world.stores.count);
 }
 
-static void drop(struct world *world, size_t n, const struct cm_change *change) {
-    char space[KEY_BYTES];
-    uint64_t version = 99;
-    int err = cm_store_remove(world->store, key_of(n, space), change, world->now_ms, &version);
-    met(world, n);
-    struct cm_change condition = {.if_version = change->if_version, .version = change->version};
-    assert_int_equal(err, failed_condition(world, n, &condition));
-    if (err)
+static void set(size_t n) {
+    static uint8_t bytes[MOST_BYTES];
+    uint8_t space[SPACE_BYTES];
+    struct expected next;
+    struct cm_value value = some_value(n, &next, bytes);
+    struct cm_change change = some_change(n);
+    int expected = failed_condition(n, &change);
+    uint64_t version;
+    if (!outcome(stores_set(&world.stores, some_seat(), key_of(n, space), &value, &change, &version),
+                 expected))
         return;
-    if (world->expected[n].there)
-        take_version(world, version);
-    else
-        assert_int_equal(version, 0);
-    world->expected[n].there = false;
+    next.expires_ms = change.keep_expiry && lives(n) ? world.expected[n].expires_ms : change.expires_ms;
+    world.expected[n] = next;
+    take_version(n, version);
 }
 
-static int increment(struct world *world, size_t n) {
-    char space[KEY_BYTES];
-    struct expected next = {.there = true, .expires_ms = random_time(world)};
-    struct cm_number delta = random_number(world), initial = random_number(world);
-    struct cm_number sum, expected_sum = {0};
-    int err = cm_store_increment(world->store, key_of(n, space), delta, initial, next.expires_ms,
-                                 world->now_ms, &sum, &next.version);
-    met(world, n);
-    const struct expected *old = &world->expected[n];
+static void drop(size_t n, const struct cm_change *change) {
+    uint8_t space[SPACE_BYTES];
+    uint64_t version = 99;
+    struct cm_change condition = {.if_version = change->if_version, .version = change->version};
+    int expected = failed_condition(n, &condition);
+    assert_int_equal(cm_store_remove(some_store(), key_of(n, space), change, &version), expected);
+    if (expected || !lives(n)) {
+        assert_int_equal(version, 0);
+        return;
+    }
+    take_version(n, version);
+    world.expected[n].there = false;
+}
+
+static void increment(size_t n) {
+    uint8_t space[SPACE_BYTES];
+    struct cm_number delta = some_number(), initial = some_number(), sum = {0}, expected_sum = {0};
+    struct expected next = {.there = true, .expires_ms = some_time(), .version = world.expected[n].version};
+    const struct expected *old = &world.expected[n];
     struct cm_number base = initial;
-    int expected = old->there ? cm_number_decode((struct cm_bytes){old->value, old->len}, &base) : 0;
+    int expected = 0;
+    if (lives(n) && (old->is_number || old->is_encoded))
+        base = old->number;
+    else if (lives(n)) {
+        uint8_t bytes[CM_NUMBER_BYTES] = {0};
+        expected = CM_E_BADVALUE;
+        if (is_long(n) && old->len <= sizeof bytes) {
+            bytes_of(old, bytes);
+            expected = cm_number_decode((struct cm_bytes){bytes, old->len}, &base);
+        }
+    }
     if (!expected)
         expected = cm_number_add(base, delta, &expected_sum);
-    if (!expected) {
-        next.len = cm_number_encode(expected_sum, next.value).len;
-        if (!fits(world, n, next.len))
-            expected = CM_E_NOMEMORY;
-    }
-    if (outcome(world, err, expected) || err)
-        return err == CM_E_NOMEMORY ? err : 0;
-    take_version(world, next.version);
-    assert_int_equal(sum.is_float, expected_sum.is_float);
-    assert_int_equal(sum.integer, expected_sum.integer);
-    if (old->there)
+    uint64_t version;
+    uint32_t seat = some_seat();
+    int err = cm_store_increment(&world.stores.seats[seat].store, key_of(n, space), delta, initial,
+                                 next.expires_ms, &sum, &version);
+    if (err == CM_E_NOMEMORY && seat)
+        err = cm_store_increment(stores_master(&world.stores), key_of(n, space), delta, initial,
+                                 next.expires_ms, &sum, &version);
+    if (!outcome(err, expected))
+        return;
+    assert_true(same_number(sum, expected_sum) || (isnan(sum.real) && isnan(expected_sum.real)));
+    set_expected_number(&next, n, sum);
+    if (lives(n))
         next.expires_ms = old->expires_ms;
-    world->expected[n] = next;
-    return 0;
+    world.expected[n] = next;
+    take_version(n, version);
 }
 
-static int expire(struct world *world, size_t n) {
-    char space[KEY_BYTES];
-    uint64_t expires_ms = random_time(world);
-    int err = cm_store_expire(world->store, key_of(n, space), expires_ms, world->now_ms);
-    met(world, n);
-    int failed = outcome(world, err, world->expected[n].there ? 0 : CM_E_NOTFOUND);
-    if (!err)
-        world->expected[n].expires_ms = expires_ms;
-    return failed;
+static void expire(size_t n) {
+    uint8_t space[SPACE_BYTES];
+    uint64_t expires_ms = some_time();
+    int expected = lives(n) ? 0 : CM_E_NOTFOUND;
+    assert_int_equal(cm_store_expire(some_store(), key_of(n, space), expires_ms), expected);
+    if (!expected)
+        world.expected[n].expires_ms = expires_ms;
 }
 
-/* Some pairs of those keys that are `others`, keys that come twice and now and then a bad one among them. */
-static int set_many(struct world *world, bool (*others)(size_t n)) {
-    static struct world after;
-    after = *world;
+/* Keys that come twice, and now and then a bad one, among them. */
+static void set_many(void) {
+    world.wanted_bytes = MOST_PAIRS * world.most_len * 5 / 4;
+    static uint8_t bytes[MOST_PAIRS][MOST_BYTES], spaces[MOST_PAIRS][SPACE_BYTES];
     struct expected nexts[MOST_PAIRS];
-    char keys[MOST_PAIRS][KEY_BYTES];
     struct cm_pair pairs[MOST_PAIRS] = {0};
-    size_t numbers[MOST_PAIRS];
-    size_t count = random_below(&world->random, MOST_PAIRS + 1);
+    size_t numbers[MOST_PAIRS], count = random_below(&world.random, MOST_PAIRS + 1);
     int expected = 0;
     for (size_t i = 0; i < count; i++) {
-        do
-            numbers[i] = random_below(&world->random, KEYS);
-        while (others && !others(numbers[i]));
-        if (i && random_below(&world->random, 3) == 0)
+        numbers[i] = random_below(&world.random, KEYS);
+        if (i && random_below(&world.random, 3) == 0)
             numbers[i] = numbers[i - 1];
-        nexts[i] = (struct expected){.there = true};
-        random_value(world, &nexts[i]);
-        pairs[i] = (struct cm_pair){key_of(numbers[i], keys[i]), {nexts[i].value, nexts[i].len}};
-        after.expected[numbers[i]] = nexts[i];
-        if (random_below(&world->random, 40) == 0) {
-            pairs[i].key.len = random_below(&world->random, 2) ? 0 : CM_KEY_MAX_BYTES + 1;
+        pairs[i].value = some_value(numbers[i], &nexts[i], bytes[i]);
+        pairs[i].key = key_of(numbers[i], spaces[i]);
+        if (random_below(&world.random, 40) == 0) {
+            pairs[i].key.len = random_below(&world.random, 2) ? 0 : CM_KEY_MAX_BYTES + 1;
             expected = CM_E_BADVALUE;
         }
     }
-    int err = cm_store_set_many(world->store, pairs, count, world->now_ms);
-    for (size_t i = 0; !expected && i < count; i++)
-        met(world, numbers[i]);
-    if (!expected && count && used_bytes(&after) > world->limit_bytes)
-        expected = CM_E_NOMEMORY;
-    if (outcome(world, err, expected) || err)
-        return err == CM_E_NOMEMORY ? err : 0;
-    uint64_t last = world->last_version;
+    if (!outcome(cm_store_set_many(stores_master(&world.stores), pairs, count), expected))
+        return;
+    for (size_t i = 0; i < count; i++) {
+        nexts[i].version = world.expected[numbers[i]].version;
+        world.expected[numbers[i]] = nexts[i];
+    }
     for (size_t i = 0; i < count; i++) {
         uint64_t version;
-        assert_int_equal(cm_store_get(world->store, pairs[i].key, world->now_ms, NULL, &version, NULL), 0);
-        assert_true(version > last);
-        world->last_version = version > world->last_version ? version : world->last_version;
-        world->expected[numbers[i]] = after.expected[numbers[i]];
-        world->expected[numbers[i]].version = version;
+        assert_int_equal(cm_store_get(some_store(), pairs[i].key, NULL, NULL, &version, NULL), 0);
+        if (version != world.expected[numbers[i]].version)
+            take_version(numbers[i], version);
     }
-    return 0;
-}
-
-static void sweep(struct world *world) {
-    size_t dead = 0;
-    for (size_t n = 0; n < KEYS; n++)
-        dead += world->expected[n].there && expired(world, n);
-    size_t most = random_below(&world->random, 10);
-    size_t swept = cm_store_sweep(world->store, most, world->now_ms);
-    assert_int_equal(swept, most < dead ? most : dead);
-    assert_int_equal(cm_store_sweep(world->store, SIZE_MAX, world->now_ms), dead - swept);
-    for (size_t n = 0; n < KEYS; n++)
-        met(world, n);
-}
-
-static int act_on(struct world *world, size_t n, bool (*others)(size_t n)) {
-    switch (random_below(&world->random, 12)) {
-    case 0:
-    case 1:
-    case 2:
-        return set(world, n);
-    case 3:
-        drop(world, n, &(struct cm_change){0});
-        return 0;
-    case 4: {
-        struct cm_change change = random_change(world, n);
-        drop(world, n, &change);
-        return 0;
-    }
-    case 5:
-    case 6:
-        return increment(world, n);
-    case 7:
-        return expire(world, n);
-    case 8:
-        return set_many(world, others);
-    default:
-        check_key(world, n);
-        return 0;
-    }
-}
-
-/* --- walks */
-
-static const char *const prefixes[] = {"", "a", "ab", "ab1", "b", "1", "zebra", "ab1 and more than any key"};
-
-static struct cm_bytes random_prefix(struct world *world) {
-    return cm_bytes_of(prefixes[random_below(&world->random, sizeof prefixes / sizeof prefixes[0])]);
 }
 
 struct listing {
-    struct world *world;
-    struct cm_bytes prefix;
-    int listed[KEYS];
+    uint8_t met[KEYS];
 };
 
-static int list(void *data, struct cm_bytes key) {
+static int note_key(void *data, struct cm_bytes key) {
     struct listing *listing = data;
-    char space[KEY_BYTES], text[KEY_BYTES] = {0};
-    assert_true(key.len < KEY_BYTES);
-    memcpy(text, key.data, key.len);
-    size_t n = strtoul(text + strspn(text, "ab"), NULL, 10);
-    assert_true(n < KEYS);
-    assert_string_equal(text, (const char *)key_of(n, space).data);
-    assert_true(has_prefix(n, listing->prefix));
-    assert_true(lives(listing->world, n));
-    listing->listed[n]++;
-    return random_below(&listing->world->random, 10) == 0;
-}
-
-/* Slices of a list, with anything between them. */
-static int keys(struct world *world) {
-    struct listing listing = {.world = world, .prefix = random_prefix(world)};
-    bool stays[KEYS], comes[KEYS];
-    for (size_t n = 0; n < KEYS; n++)
-        stays[n] = comes[n] = lives(world, n);
-    bool quiet = random_below(&world->random, 2);
-    uint64_t cursor = 0;
-    int failed = 0;
-    bool more = true;
-    while (more) {
-        more = cm_store_keys(world->store, listing.prefix, &cursor,
-                             1 + (unsigned)random_below(&world->random, 20), world->now_ms, list, &listing);
-        assert_int_equal(more, cursor != 0);
-        if (!quiet) {
-            int err = act_on(world, random_below(&world->random, KEYS), NULL);
-            failed = err ? err : failed;
-            world->now_ms += random_below(&world->random, 2);
-        }
-        for (size_t n = 0; n < KEYS; n++) {
-            stays[n] = stays[n] && lives(world, n);
-            comes[n] = comes[n] || lives(world, n);
-        }
-    }
     for (size_t n = 0; n < KEYS; n++) {
-        bool mine = has_prefix(n, listing.prefix);
-        /* The last act came when the list was complete. */
-        assert_in_range(listing.listed[n], mine && stays[n], mine && comes[n]);
-    }
-    return failed;
-}
-
-static bool has_no_a(size_t n) {
-    return !has_prefix(n, cm_bytes_of("a"));
-}
-
-/* Slices of a clear, with changes of others between them, also of what is being cleared. */
-static int clear(struct world *world) {
-    struct cm_bytes prefix = random_prefix(world);
-    bool disturbed = prefix.len == 0 || prefix.data[0] != 'a';
-    uint64_t living = 0, removed = 0, slice, cursor = 0, until = 0;
-    uint64_t newest = world->last_version;
-    for (size_t n = 0; n < KEYS; n++)
-        living += has_prefix(n, prefix) && lives(world, n);
-    int failed = 0;
-    bool more = true;
-    while (more) {
-        uint64_t cursor_before = cursor, until_before = until;
-        more = cm_store_clear(world->store, prefix, &cursor, &until,
-                              1 + (unsigned)random_below(&world->random, 20), world->now_ms, &slice);
-        assert_int_equal(more, cursor != 0);
-        /* A set_many that was undone has used versions up. */
-        assert_true(cursor_before ? until == until_before : until >= newest);
-        removed += slice;
-        world->last_version += slice; /* each removal takes one */
-        for (size_t n = 0; n < KEYS; n++) {
-            char space[KEY_BYTES];
-            struct expected *expected = &world->expected[n];
-            /* At time 0 nothing has expired. */
-            if (!expected->there || !has_prefix(n, prefix) ||
-                !cm_store_get(world->store, key_of(n, space), 0, NULL, NULL, NULL))
-                continue;
-            assert_true(expected->version <= until || !lives(world, n));
-            expected->there = false;
+        uint8_t space[SPACE_BYTES];
+        struct cm_bytes other = key_of(n, space);
+        if (other.len == key.len && memcmp(other.data, key.data, key.len) == 0) {
+            listing->met[n]++;
+            return 0;
         }
-        size_t n = random_below(&world->random, KEYS);
-        int err = disturbed ? act_on(world, n, has_no_a) : 0;
-        failed = err ? err : failed;
     }
-    assert_true(disturbed ? removed <= living : removed == living);
-    for (size_t n = 0; n < KEYS; n++)
-        if (has_prefix(n, prefix) && world->expected[n].there)
-            assert_true(world->expected[n].version > until);
-    check_stats(world);
-    return failed;
+    fail_msg("a key that is none");
+    return 0;
 }
 
-/* --- everything at random */
+static struct cm_bytes some_prefix(void) {
+    static const char *const prefixes[] = {"", "a", "ab", "b", "1", "none"};
+    return cm_bytes_of(prefixes[random_below(&world.random, 6)]);
+}
 
-static int act(struct world *world) {
-    switch (random_below(&world->random, 20)) {
+/* Each that is there from the beginning to the end once, though the table grows meanwhile. */
+static void list(void) {
+    struct listing listing = {0};
+    struct cm_bytes prefix = some_prefix();
+    uint64_t cursor = 0;
+    int err;
+    do {
+        err = cm_store_keys(some_store(), prefix, &cursor, 1 + (unsigned)random_below(&world.random, 30),
+                            note_key, &listing);
+        if (random_below(&world.random, 4) == 0)
+            cm_table_grow(&world.stores.seats[0].participant, 3);
+        if (err)
+            assert_true(err == CM_E_NOMEMORY && world.fails);
+    } while (cursor && !err);
+    for (size_t n = 0; n < KEYS && !err; n++)
+        assert_int_equal(listing.met[n], lives(n) && has_prefix(n, prefix));
+}
+
+static bool spare_even(void *data, struct cm_bytes key) {
+    struct listing listing = {0};
+    (void)data;
+    note_key(&listing, key);
+    for (size_t n = 0; n < KEYS; n += 2) {
+        if (listing.met[n])
+            return true;
+    }
+    return false;
+}
+
+static void clear(void) {
+    struct cm_bytes prefix = some_prefix();
+    bool spares = random_below(&world.random, 2);
+    uint64_t cursor = 0, removed = 0, expected = 0;
+    int err;
+    do
+        err = cm_store_clear(some_store(), prefix, &cursor, 1 + (unsigned)random_below(&world.random, 40),
+                             spares ? spare_even : NULL, NULL, &removed);
+    while (cursor && !err);
+    for (size_t n = 0; n < KEYS; n++) {
+        if (!lives(n) || !has_prefix(n, prefix) || (spares && n % 2 == 0))
+            continue;
+        uint8_t space[SPACE_BYTES];
+        expected++;
+        if (err && cm_store_get(some_store(), key_of(n, space), NULL, NULL, NULL, NULL) == 0) {
+            expected--; /* not come to */
+            continue;
+        }
+        world.expected[n].there = false;
+        world.expected[n].version++; /* at least */
+    }
+    assert_int_equal(removed, expected);
+    if (err)
+        assert_true(err == CM_E_NOMEMORY && world.fails);
+}
+
+static void tend(void) {
+    struct stores *stores = &world.stores;
+    switch (random_below(&world.random, 6)) {
+    case 0:
+        cm_table_grow(&stores->seats[0].participant, 1 + (unsigned)random_below(&world.random, 9));
+        break;
+    case 1:
+        cm_cleaner_stock(&stores->segment, random_below(&world.random, 2));
+        break;
+    case 2:
+        /* Also chunks that cleaning wins nothing of. */
+        cm_cleaner_mark(&stores->cleaner,
+                        (uint32_t)random_below(&world.random, stores->segment.layout.chunks));
+        break;
+    case 3:
+        cm_append_close(&stores->seats[some_seat()].participant);
+        break;
+    case 4:
+        cm_expiry_sweep(&stores->sweep, &stores->seats[0].participant, stores_clock(),
+                        (unsigned)random_below(&world.random, 50));
+        break;
+    default:
+        cm_cleaner_run(&stores->cleaner);
+    }
+}
+
+static void act(void) {
+    size_t n = random_below(&world.random, KEYS);
+    world.wanted_bytes = 2 * world.most_len;
+    switch (random_below(&world.random, 16)) {
     case 0:
     case 1:
     case 2:
-        world->now_ms += random_below(&world->random, 10);
-        return 0;
     case 3:
-        sweep(world);
-        return 0;
+        set(n);
+        break;
     case 4:
-        return keys(world);
     case 5:
-        return random_below(&world->random, 5) == 0 ? clear(world) : 0;
-    default:
-        return act_on(world, random_below(&world->random, KEYS), NULL);
+    case 6:
+        increment(n);
+        break;
+    case 7: {
+        struct cm_change change = some_change(n);
+        drop(n, &change);
+        break;
     }
+    case 8:
+        expire(n);
+        break;
+    case 9:
+        set_many();
+        break;
+    case 10:
+        if (random_below(&world.random, 30) == 0)
+            clear();
+        else if (random_below(&world.random, 30) == 0)
+            list();
+        break;
+    case 11:
+        if (random_below(&world.random, 2))
+            stores_turn(stores_clock() + random_below(&world.random, 5));
+        break;
+    default:
+        tend();
+    }
+    check_key(n);
 }
 
-static uint64_t measure_entry(void) {
-    struct cm_store *store;
-    struct cm_store_stats stats;
-    uint64_t version;
-    assert_int_equal(cm_store_new(UINT64_MAX, &store), 0);
-    cm_store_stats(store, &stats);
-    assert_int_equal(stats.used_bytes, 0);
-    assert_int_equal(
-        cm_store_set(store, cm_bytes_of("a"), cm_bytes_of("12345678"), &(struct cm_change){0}, 0, &version),
-        0);
-    cm_store_stats(store, &stats);
-    assert_int_equal(stats.entries, 1);
-    assert_true(stats.used_bytes > 9 + sizeof(struct cm_entry));
-    cm_store_free(store);
-    return stats.used_bytes - 9;
-}
-
-static struct world *new_world(uint64_t limit_bytes, uint64_t seed) {
-    static struct world world;
-    world = (struct world){.now_ms = 1000, .random = seed, .limit_bytes = limit_bytes};
-    world.entry_bytes = measure_entry();
-    assert_int_equal(cm_store_new(limit_bytes, &world.store), 0);
-    return &world;
+static int begin(uint64_t total_bytes, size_t most_len, uint64_t seed) {
+    world = (struct world){.random = seed, .most_len = most_len};
+    return stores_open(&world.stores, total_bytes, 4, 3);
 }
 
 static void random_operations_match_an_array(void **state) {
     (void)state;
-    struct world *world = new_world(1 << 20, 7);
-    for (int i = 0; i < 100000; i++) {
-        assert_int_equal(act(world), 0);
-        if (i % 500 == 0)
-            check_all(world);
-    }
-    for (size_t n = 0; n < KEYS; n++)
-        drop(world, n, &(struct cm_change){0});
-    check_all(world);
-    cm_store_free(world->store);
-    assert_int_equal(alloc_failure_alive(), 0);
-}
-
-static void the_limit_holds(void **state) {
-    (void)state;
-    struct world *world = new_world(4000, 8);
-    int refused = 0;
-    for (int i = 0; i < 100000; i++) {
-        refused += act(world) != 0;
-        check_stats(world);
-        if (i % 500 == 0)
-            check_all(world);
-    }
-    assert_in_range(refused, 1000, 99000);
-    cm_store_free(world->store);
-}
-
-/* --- what chance may miss */
-
-/* A store with plain calls, at a time that is given. */
-static int put(struct cm_store *store, const char *key, const char *value, uint64_t expires_ms,
-               uint64_t now_ms) {
-    uint64_t version;
-    return cm_store_set(store, cm_bytes_of(key), cm_bytes_of(value),
-                        &(struct cm_change){.expires_ms = expires_ms}, now_ms, &version);
-}
-
-static void assert_value(struct cm_store *store, const char *key, uint64_t now_ms, const char *expected) {
-    struct cm_bytes value;
-    int err = cm_store_get(store, cm_bytes_of(key), now_ms, &value, NULL, NULL);
-    assert_int_equal(err, expected ? 0 : CM_E_NOTFOUND);
-    if (!expected)
-        return;
-    assert_int_equal(value.len, strlen(expected));
-    assert_memory_equal(value.data, expected, value.len);
-}
-
-static uint64_t used(const struct cm_store *store) {
-    struct cm_store_stats stats;
-    cm_store_stats(store, &stats);
-    return stats.used_bytes;
-}
-
-static void what_fits_exactly_fits(void **state) {
-    (void)state;
-    uint64_t one = measure_entry() + 9;
-    struct cm_store *store;
-    assert_int_equal(cm_store_new(2 * one, &store), 0);
-    assert_int_equal(put(store, "a", "12345678", 5, 0), 0);
-    assert_int_equal(put(store, "b", "123456789", 0, 0), CM_E_NOMEMORY);
-    assert_int_equal(put(store, "b", "12345678", 0, 0), 0);
-    assert_int_equal(put(store, "c", "", 0, 0), CM_E_NOMEMORY);
-    /* A new value takes the old one's place; one that is too large leaves it. */
-    assert_int_equal(put(store, "b", "abcdefgh", 0, 0), 0);
-    assert_int_equal(put(store, "b", "abcdefghi", 0, 0), CM_E_NOMEMORY);
-    assert_value(store, "b", 0, "abcdefgh");
-    assert_int_equal(used(store), 2 * one);
-    /* An expired entry gives its place back when it is met. */
-    assert_value(store, "a", 5, NULL);
-    assert_int_equal(put(store, "c", "12345678", 0, 5), 0);
-    cm_store_free(store);
-}
-
-static void many_are_stored_together_or_not_at_all(void **state) {
-    (void)state;
-    uint64_t one = measure_entry() + 9;
-    struct cm_store *store;
-    assert_int_equal(cm_store_new(3 * one, &store), 0);
-    assert_int_equal(put(store, "a", "old of a", 9, 0), 0);
-    assert_int_equal(put(store, "b", "old of b", 0, 0), 0);
-    struct cm_pair pairs[] = {
-        {cm_bytes_of("a"), cm_bytes_of("new of a")},
-        {cm_bytes_of("c"), cm_bytes_of("new of c")},
-        {cm_bytes_of("a"), cm_bytes_of("and once more, longer than it fits")},
-        {cm_bytes_of("b"), cm_bytes_of("new of b")},
-    };
-    uint64_t version, expires_ms;
-    assert_int_equal(cm_store_get(store, cm_bytes_of("a"), 0, NULL, &version, NULL), 0);
-    assert_int_equal(cm_store_set_many(store, pairs, 4, 0), CM_E_NOMEMORY);
-    /* As it was, with version and expiry. */
-    uint64_t version_after;
-    assert_int_equal(cm_store_get(store, cm_bytes_of("a"), 0, NULL, &version_after, &expires_ms), 0);
-    assert_int_equal(version_after, version);
-    assert_int_equal(expires_ms, 9);
-    assert_value(store, "a", 0, "old of a");
-    assert_value(store, "b", 0, "old of b");
-    assert_value(store, "c", 0, NULL);
-    assert_int_equal(used(store), 2 * one);
-    /* What does not count in the end may be too long. */
-    pairs[0].value = pairs[2].value;
-    pairs[2].value = cm_bytes_of("the last");
-    assert_int_equal(cm_store_set_many(store, pairs, 4, 0), 0);
-    assert_value(store, "a", 100, "the last"); /* and no ttl */
-    assert_value(store, "b", 0, "new of b");
-    assert_value(store, "c", 0, "new of c");
-    assert_int_equal(used(store), 3 * one);
-
-    struct cm_bytes bad[] = {cm_bytes_of(""), {pairs[0].key.data, CM_KEY_MAX_BYTES + 1}};
-    for (size_t i = 0; i < 2; i++) {
-        pairs[3].key = bad[i];
-        assert_int_equal(cm_store_set_many(store, pairs, 4, 0), CM_E_BADVALUE);
-    }
-    pairs[3] = (struct cm_pair){cm_bytes_of("d"), {pairs[0].key.data, (size_t)UINT32_MAX + 1}};
-    assert_int_equal(cm_store_set_many(store, pairs, 4, 0), CM_E_TOOLARGE);
-    assert_value(store, "a", 0, "the last");
-    assert_int_equal(cm_store_set_many(store, NULL, 0, 0), 0);
-    assert_int_equal(used(store), 3 * one);
-    cm_store_free(store);
-}
-
-static void an_entry_lives_until_its_time(void **state) {
-    (void)state;
-    struct cm_store *store;
-    struct cm_bytes key = cm_bytes_of("key");
-    const struct cm_change plain = {0};
-    uint64_t version, last;
-    assert_int_equal(cm_store_new(1 << 20, &store), 0);
-    assert_int_equal(put(store, "key", "x", 100, 10), 0);
-    assert_int_equal(cm_store_get(store, key, 99, NULL, &last, NULL), 0);
-    assert_int_equal(cm_store_get(store, key, 100, NULL, &version, NULL), CM_E_NOTFOUND);
-    assert_int_equal(version, 0);
-    assert_int_equal(
-        cm_store_set(store, key, cm_bytes_of("y"), &(struct cm_change){.expires_ms = 200}, 100, &version), 0);
-    assert_true(version > last);
-    last = version;
-    assert_int_equal(cm_store_remove(store, key, &plain, 200, &version), 0);
-    assert_int_equal(version, 0);
-    /* Without a time it stays for ever, also where it had one before. */
-    assert_int_equal(put(store, "key", "z", 300, 200), 0);
-    assert_int_equal(cm_store_set(store, key, cm_bytes_of("z"), &plain, 200, &version), 0);
-    assert_true(version > last);
-    assert_value(store, "key", UINT64_MAX, "z");
-    cm_store_free(store);
-}
-
-/* An expired entry is absent for every condition, whoever meets it first. */
-static void an_expired_entry_is_absent(void **state) {
-    (void)state;
-    struct cm_store *store;
-    struct cm_bytes key = cm_bytes_of("key"), value = cm_bytes_of("v");
-    uint64_t version, old;
-    assert_int_equal(cm_store_new(1 << 20, &store), 0);
-    const struct {
-        struct cm_change change;
-        int err;
-    } cases[] = {
-        {{.if_absent = true}, 0},
-        {{.if_present = true}, CM_E_NOTFOUND},
-        {{.if_version = true}, 0},
-        {{.if_version = true, .version = 1}, CM_E_CONFLICT}, /* the version it had, put in below */
-        {{.keep_expiry = true}, 0},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct cm_change change = cases[i].change;
-        for (int removes = 0; removes < 2; removes++) {
-            assert_int_equal(put(store, "key", "old", 10, 0), 0);
-            assert_int_equal(cm_store_get(store, key, 9, NULL, &old, NULL), 0);
-            change.version = change.version ? old : 0;
-            int err = removes ? cm_store_remove(store, key, &change, 10, &version)
-                              : cm_store_set(store, key, value, &change, 10, &version);
-            bool counts = !removes || change.if_version;
-            assert_int_equal(err, counts ? cases[i].err : 0);
-            assert_value(store, "key", UINT64_MAX, removes || err ? NULL : "v");
+    for (uint64_t seed = 1; seed <= 4; seed++) {
+        assert_int_equal(begin(seed % 2 ? 4 << 20 : 64 << 20, 40000, seed), 0);
+        for (int i = 0; i < 15000; i++) {
+            act();
+            if (i % 200 == 0)
+                check_all();
         }
+        check_all();
+        assert_int_equal(world.refused, 0);
+        for (size_t n = 0; n < KEYS; n++)
+            drop(n, &(struct cm_change){0});
+        stores_turn(UINT64_MAX);
+        while (cm_expiry_sweep(&world.stores.sweep, &world.stores.seats[0].participant, UINT64_MAX, 1000)) {
+        }
+        stores_tend(&world.stores, false);
+        while (cm_expiry_sweep(&world.stores.sweep, &world.stores.seats[0].participant, UINT64_MAX, 1000)) {
+        }
+        struct cm_store_stats stats;
+        cm_store_stats(some_store(), &stats);
+        assert_int_equal(stats.entries, 0);
+        assert_int_equal(stats.used_bytes, 0);
+        stores_close(&world.stores);
     }
-    struct cm_number two = {.integer = 2}, sum;
-    assert_int_equal(put(store, "key", "no number", 10, 0), 0);
-    assert_int_equal(cm_store_increment(store, key, two, two, 20, 10, &sum, &version), 0);
-    assert_int_equal(sum.integer, 4);
-    assert_int_equal(cm_store_expire(store, key, 30, 20), CM_E_NOTFOUND);
-    assert_int_equal(cm_store_expire(store, key, 0, 10), CM_E_NOTFOUND);
-    cm_store_free(store);
 }
 
-static void a_new_expiry_is_no_new_version(void **state) {
+static void where_memory_is_short_all_is_kept(void **state) {
     (void)state;
-    struct cm_store *store;
-    struct cm_bytes key = cm_bytes_of("key");
-    uint64_t version, after, expires_ms;
-    assert_int_equal(cm_store_new(1 << 20, &store), 0);
-    assert_int_equal(put(store, "key", "v", 0, 0), 0);
-    assert_int_equal(cm_store_get(store, key, 0, NULL, &version, NULL), 0);
-    const uint64_t times[] = {50, 20, 90, 0, 0, 30};
-    for (size_t i = 0; i < sizeof times / sizeof times[0]; i++) {
-        assert_int_equal(cm_store_expire(store, key, times[i], 0), 0);
-        assert_int_equal(cm_store_get(store, key, 0, NULL, &after, &expires_ms), 0);
-        assert_int_equal(after, version);
-        assert_int_equal(expires_ms, times[i]);
-        assert_int_equal(cm_store_sweep(store, 10, times[i] ? times[i] - 1 : UINT64_MAX), 0);
+    if (sigsetjmp(stores_stuck, 1))
+        fail_msg("an operation did not come back");
+    assert_int_equal(begin(1 << 20, 90000, 5), 0);
+    for (int i = 0; i < 20000; i++) {
+        stores_watch(5);
+        act();
+        stores_watch(0);
+        if (i % 200 == 0)
+            check_all();
     }
-    assert_int_equal(cm_store_sweep(store, 10, 30), 1);
-    assert_int_equal(used(store), 0);
-    cm_store_free(store);
+    assert_in_range(world.refused, 100, 15000);
+    stores_close(&world.stores);
 }
 
-static void the_sweep_takes_the_oldest_first(void **state) {
-    (void)state;
-    struct cm_store *store;
-    assert_int_equal(cm_store_new(1 << 20, &store), 0);
-    char space[KEY_BYTES];
-    for (size_t n = 0; n < KEYS; n++)
-        assert_int_equal(put(store, (const char *)key_of(n, space).data, "v", 1000 - n, 0), 0);
-    assert_int_equal(put(store, "for ever", "v", 0, 0), 0);
-    assert_int_equal(cm_store_sweep(store, 0, UINT64_MAX), 0);
-    assert_int_equal(cm_store_sweep(store, 10, UINT64_MAX), 10);
-    for (size_t n = 0; n < KEYS; n++)
-        assert_value(store, (const char *)key_of(n, space).data, 0, n < KEYS - 10 ? "v" : NULL);
-    assert_int_equal(cm_store_sweep(store, SIZE_MAX, 1000 - KEYS + 30), 20);
-    assert_int_equal(cm_store_sweep(store, SIZE_MAX, UINT64_MAX), KEYS - 30);
-    assert_value(store, "for ever", UINT64_MAX, "v");
-    cm_store_free(store);
-}
-
-static void keys_have_bounds(void **state) {
-    (void)state;
-    struct cm_store *store;
-    const struct cm_change plain = {0};
-    const struct cm_number one = {.integer = 1};
-    struct cm_number sum;
-    uint64_t version;
-    uint8_t *bytes = calloc(1, CM_KEY_MAX_BYTES + 1);
-    assert_non_null(bytes);
-    assert_int_equal(cm_store_new(1 << 20, &store), 0);
-    const size_t bad[] = {0, CM_KEY_MAX_BYTES + 1};
-    for (size_t i = 0; i < 2; i++) {
-        struct cm_bytes key = {bytes, bad[i]};
-        assert_int_equal(cm_store_set(store, key, cm_bytes_of("x"), &plain, 0, &version), CM_E_BADVALUE);
-        assert_int_equal(cm_store_increment(store, key, one, one, 0, 0, &sum, &version), CM_E_BADVALUE);
-        assert_int_equal(cm_store_get(store, key, 0, NULL, NULL, NULL), CM_E_NOTFOUND);
-        assert_int_equal(cm_store_expire(store, key, 5, 0), CM_E_NOTFOUND);
-        assert_int_equal(cm_store_remove(store, key, &plain, 0, &version), 0);
-        assert_int_equal(version, 0);
-    }
-    struct cm_bytes key = {bytes, CM_KEY_MAX_BYTES};
-    assert_int_equal(cm_store_set(store, key, cm_bytes_of("x"), &plain, 0, &version), 0);
-    assert_int_equal(cm_store_get(store, key, 0, NULL, NULL, NULL), 0);
-    key.len--;
-    assert_int_equal(cm_store_get(store, key, 0, NULL, NULL, NULL), CM_E_NOTFOUND);
-    struct cm_bytes huge = {bytes, (size_t)UINT32_MAX + 1};
-    assert_int_equal(cm_store_set(store, key, huge, &plain, 0, &version), CM_E_TOOLARGE);
-    cm_store_free(store);
-    free(bytes);
-}
-
-static void a_value_may_be_a_view_into_the_store(void **state) {
-    (void)state;
-    struct cm_store *store;
-    struct cm_bytes value, key = cm_bytes_of("key"), other = cm_bytes_of("other");
-    const struct cm_change plain = {0};
-    uint64_t version;
-    assert_int_equal(cm_store_new(1 << 20, &store), 0);
-    assert_int_equal(put(store, "key", "itself", 0, 0), 0);
-    assert_int_equal(cm_store_get(store, key, 0, &value, NULL, NULL), 0);
-    assert_int_equal(cm_store_set(store, key, value, &plain, 0, &version), 0);
-    assert_value(store, "key", 0, "itself");
-    assert_int_equal(cm_store_get(store, key, 0, &value, NULL, NULL), 0);
-    assert_int_equal(cm_store_set(store, other, value, &plain, 0, &version), 0);
-    assert_value(store, "other", 0, "itself");
-    /* Of an entry that is dropped on the way, because it has expired. */
-    assert_int_equal(put(store, "key", "as it was", 10, 0), 0);
-    assert_int_equal(cm_store_get(store, key, 0, &value, NULL, NULL), 0);
-    assert_int_equal(cm_store_set(store, key, value, &plain, 10, &version), 0);
-    assert_value(store, "key", 10, "as it was");
-    assert_int_equal(put(store, "key", "as it was", 10, 0), 0);
-    assert_int_equal(cm_store_get(store, key, 0, &value, NULL, NULL), 0);
-    struct cm_pair pairs[] = {{key, cm_bytes_of("x")}, {other, value}};
-    assert_int_equal(cm_store_set_many(store, pairs, 2, 10), 0);
-    assert_value(store, "key", 10, "x");
-    assert_value(store, "other", 10, "as it was");
-    cm_store_free(store);
-    cm_store_free(NULL);
-}
-
-/* --- no memory */
-
-static int fail_in_between(void *data) {
-    struct world *world = data;
-    int err = cm_store_new(world->limit_bytes, &world->store);
+static int random_operations_without_memory(void *data) {
+    (void)data;
+    int err = begin(4 << 20, 40000, 9);
     if (err)
         return err;
-    world->random = 9;
-    world->now_ms = 1000;
-    world->last_version = 0;
-    memset(world->expected, 0, sizeof world->expected);
-    int failed = 0;
-    for (int i = 0; i < 300; i++) {
-        err = act(world);
-        failed = err ? err : failed;
-        check_stats(world);
-        if (err)
-            check_all(world);
+    world.fails = true;
+    for (int i = 0; i < 250; i++) {
+        act();
+        if (i % 50 == 0)
+            check_all();
     }
-    check_all(world);
-    cm_store_free(world->store);
-    return failed;
+    check_all();
+    stores_close(&world.stores);
+    return world.refused ? CM_E_NOMEMORY : 0;
 }
 
 static void failed_allocations_change_nothing(void **state) {
     (void)state;
-    struct world *world = new_world(1 << 20, 9);
-    cm_store_free(world->store);
-    alloc_failure_each(fail_in_between, world);
+    alloc_failure_each(random_operations_without_memory, NULL);
+}
+
+/* --- what chance may miss --- */
+
+static struct stores plain;
+
+static struct cm_store *open_plain(uint64_t total_bytes) {
+    assert_int_equal(stores_open(&plain, total_bytes, 4, 2), 0);
+    return &plain.seats[1].store;
+}
+
+static int put(struct cm_store *store, const char *key, const char *text, uint64_t expires_ms,
+               uint64_t *version) {
+    struct cm_value value = {.bytes = cm_bytes_of(text)};
+    return cm_store_set(store, cm_bytes_of(key), &value, &(struct cm_change){.expires_ms = expires_ms},
+                        version);
+}
+
+static void assert_bytes(struct cm_store *store, struct cm_bytes key, struct cm_bytes expected) {
+    struct cm_buf buf = {0};
+    struct cm_value value;
+    assert_int_equal(cm_store_get(store, key, &buf, &value, NULL, NULL), 0);
+    assert_false(value.is_number);
+    assert_int_equal(value.bytes.len, expected.len);
+    assert_true(expected.len == 0 || memcmp(value.bytes.data, expected.data, expected.len) == 0);
+    cm_buf_deinit(&buf);
+}
+
+static void every_combination_of_conditions(void **state) {
+    (void)state;
+    struct cm_store *store = open_plain(4 << 20);
+    enum { ABSENT, EXPIRED, ALIVE, KINDS };
+    for (int kind = 0; kind < KINDS; kind++) {
+        for (unsigned bits = 0; bits < 1 << 9; bits++) {
+            struct cm_bytes key = cm_bytes_of("key");
+            uint64_t old, version;
+            bool is_number = bits & 64, was_number = bits & 128, is_real = bits & 256;
+            struct cm_value value = {
+                .is_number = was_number, .number.integer = 7, .bytes = cm_bytes_of("old")};
+            stores_turn(1000);
+            assert_int_equal(cm_store_set(store, key, &value,
+                                          &(struct cm_change){.expires_ms = kind == EXPIRED ? 1001 : 5000},
+                                          &old),
+                             0);
+            if (kind == ABSENT)
+                assert_int_equal(cm_store_remove(store, key, &(struct cm_change){0}, &old), 0);
+            stores_turn(1001);
+            struct cm_change change = {.if_absent = bits & 1,
+                                       .if_present = bits & 2,
+                                       .if_version = bits & 4,
+                                       .version = bits & 8 ? old : 0,
+                                       .keep_expiry = bits & 16,
+                                       .expires_ms = bits & 32 ? 3000 : 0};
+            bool alive = kind == ALIVE;
+            int expected = change.if_absent && alive                                  ? CM_E_EXISTS
+                           : change.if_present && !alive                              ? CM_E_NOTFOUND
+                           : change.if_version && change.version != (alive ? old : 0) ? CM_E_CONFLICT
+                                                                                      : 0;
+            value = (struct cm_value){.is_number = is_number, .bytes = cm_bytes_of("new")};
+            value.number.is_float = is_real;
+            value.number.integer = 8;
+            assert_int_equal(cm_store_set(store, key, &value, &change, &version), expected);
+            struct cm_buf buf = {0};
+            uint64_t found = 0, expires_ms;
+            struct cm_value after;
+            int err = cm_store_get(store, key, &buf, &after, &found, &expires_ms);
+            assert_int_equal(err, expected && !alive ? CM_E_NOTFOUND : 0);
+            if (!expected) {
+                assert_true(version > old);
+                assert_int_equal(found, version);
+                assert_int_equal(expires_ms, change.keep_expiry && alive ? 5000 : change.expires_ms);
+                assert_int_equal(after.is_number, is_number);
+                assert_true(!is_number || same_number(after.number, value.number));
+                assert_true(is_number || memcmp(after.bytes.data, "new", 3) == 0);
+            } else if (alive) {
+                assert_int_equal(found, old);
+                assert_int_equal(expires_ms, 5000);
+                assert_int_equal(after.is_number, was_number);
+            }
+            cm_buf_deinit(&buf);
+            cm_store_remove(store, key, &(struct cm_change){0}, &version);
+            stores_check_counts(&plain.segment, true);
+        }
+    }
+    stores_close(&plain);
+}
+
+static void an_entry_lives_until_its_time(void **state) {
+    (void)state;
+    struct cm_store *store = open_plain(4 << 20);
+    struct cm_bytes key = cm_bytes_of("key");
+    uint64_t version, last;
+    stores_turn(10);
+    assert_int_equal(put(store, "key", "x", 100, &last), 0);
+    stores_turn(99);
+    assert_int_equal(cm_store_get(store, key, NULL, NULL, &version, NULL), 0);
+    assert_int_equal(version, last);
+    stores_turn(100);
+    assert_int_equal(cm_store_get(store, key, NULL, NULL, &version, NULL), CM_E_NOTFOUND);
+    assert_int_equal(version, 0);
+    assert_int_equal(put(store, "key", "y", 200, &version), 0);
+    assert_true(version > last);
+    last = version;
+    stores_turn(200);
+    assert_int_equal(cm_store_remove(store, key, &(struct cm_change){0}, &version), 0);
+    assert_int_equal(version, 0);
+    assert_int_equal(cm_store_expire(store, key, 300), CM_E_NOTFOUND);
+    assert_int_equal(cm_store_expire(store, key, 0), CM_E_NOTFOUND);
+    struct cm_number two = {.integer = 2}, sum;
+    assert_int_equal(cm_store_increment(store, key, two, two, 300, &sum, &version), 0);
+    assert_int_equal(sum.integer, 4);
+    assert_true(version > last);
+    stores_turn(300);
+    assert_int_equal(cm_store_increment(store, key, two, two, 0, &sum, &version), 0);
+    assert_int_equal(sum.integer, 4);
+    /* Without a time it stays for ever, also where it had one before. */
+    stores_turn(UINT64_MAX);
+    assert_int_equal(cm_store_get(store, key, NULL, NULL, NULL, NULL), 0);
+    stores_close(&plain);
+}
+
+static void a_new_expiry_is_no_new_version(void **state) {
+    (void)state;
+    struct cm_store *store = open_plain(4 << 20);
+    struct cm_bytes key = cm_bytes_of("key");
+    uint64_t version, after, expires_ms;
+    stores_turn(1);
+    assert_int_equal(put(store, "key", "v", 0, &version), 0);
+    const uint64_t times[] = {50, 20, 90, 0, 0, 30};
+    for (size_t i = 0; i < sizeof times / sizeof times[0]; i++) {
+        assert_int_equal(cm_store_expire(store, key, times[i]), 0);
+        assert_int_equal(cm_store_get(store, key, NULL, NULL, &after, &expires_ms), 0);
+        assert_int_equal(after, version);
+        assert_int_equal(expires_ms, times[i]);
+    }
+    stores_close(&plain);
+}
+
+/* Across everything that can become of a key: also its removal, its expiry, growth and cleaning. */
+static void versions_grow_for_ever(void **state) {
+    (void)state;
+    struct cm_store *store = open_plain(4 << 20);
+    struct cm_bytes key = cm_bytes_of("key");
+    const struct cm_number one = {.integer = 1}, half = {.is_float = true, .real = 0.5};
+    uint64_t last = 0, version = 0, random = 3;
+    struct cm_number sum;
+    for (int i = 0; i < 2000; i++) {
+        struct cm_value number = {.is_number = true, .number = i % 3 ? one : half};
+        switch (random_below(&random, 8)) {
+        case 0:
+            assert_int_equal(put(store, "key", "v", 0, &version), 0);
+            break;
+        case 1:
+            assert_int_equal(cm_store_set(store, key, &number, &(struct cm_change){0}, &version), 0);
+            break;
+        case 2:
+            assert_int_equal(cm_store_remove(store, key, &(struct cm_change){0}, &version), 0);
+            break;
+        case 3:
+            if (cm_store_increment(store, key, one, one, 0, &sum, &version))
+                version = 0;
+            break;
+        case 4:
+            assert_int_equal(put(store, "key", "v", stores_clock() + 1, &version), 0);
+            assert_true(version > last);
+            last = version;
+            stores_turn(stores_clock() + 1);
+            if (i % 2)
+                cm_expiry_sweep(&plain.sweep, &plain.seats[0].participant, stores_clock(), 1000);
+            version = 0;
+            break;
+        case 5: {
+            char other[16];
+            snprintf(other, sizeof other, "%d", i);
+            assert_int_equal(put(store, other, "v", 0, &version), 0);
+            cm_table_grow(&plain.seats[0].participant, 5);
+            version = 0;
+            break;
+        }
+        case 6: {
+            uint64_t before = 0, after = 0;
+            cm_store_get(store, key, NULL, NULL, &before, NULL);
+            cm_append_close(&plain.seats[1].participant);
+            for (uint32_t chunk = 0; chunk < plain.segment.layout.chunks; chunk++)
+                cm_cleaner_mark(&plain.cleaner, chunk);
+            stores_tend(&plain, false);
+            cm_store_get(store, key, NULL, NULL, &after, NULL);
+            assert_int_equal(before, after);
+            version = 0;
+            break;
+        }
+        default: {
+            struct cm_pair pair = {key, number};
+            assert_int_equal(cm_store_set_many(stores_master(&plain), &pair, 1), 0);
+            assert_int_equal(cm_store_get(store, key, NULL, NULL, &version, NULL), 0);
+        }
+        }
+        if (version) {
+            assert_true(version > last);
+            last = version;
+        }
+    }
+    stores_close(&plain);
+}
+
+static void numbers_change_in_place_where_their_kind_stays(void **state) {
+    (void)state;
+    struct cm_store *store = open_plain(4 << 20);
+    struct cm_bytes key = cm_bytes_of("key");
+    const struct cm_value values[] = {{.is_number = true, .number = {.integer = 5}},
+                                      {.is_number = true, .number = {.is_float = true, .real = 2.5}},
+                                      {.bytes = cm_bytes_of("bytes")}};
+    uint64_t version;
+    for (size_t from = 0; from < 3; from++) {
+        for (size_t to = 0; to < 3; to++) {
+            assert_int_equal(cm_store_set(store, key, &values[from], &(struct cm_change){0}, &version), 0);
+            struct cm_appender before = plain.seats[1].participant.appender;
+            assert_int_equal(
+                cm_store_set(store, key, &values[to], &(struct cm_change){.expires_ms = 9000}, &version), 0);
+            bool in_place = from == to && values[to].is_number;
+            assert_int_equal(before.at == plain.seats[1].participant.appender.at, in_place);
+            struct cm_buf buf = {0};
+            struct cm_value value;
+            uint64_t expires_ms;
+            assert_int_equal(cm_store_get(store, key, &buf, &value, NULL, &expires_ms), 0);
+            assert_int_equal(value.is_number, values[to].is_number);
+            assert_true(!value.is_number || same_number(value.number, values[to].number));
+            assert_int_equal(expires_ms, 9000);
+            cm_buf_deinit(&buf);
+            stores_check_counts(&plain.segment, true);
+        }
+    }
+    stores_close(&plain);
+}
+
+static void increments_keep_to_lua(void **state) {
+    (void)state;
+    struct cm_store *store = open_plain(4 << 20);
+    uint8_t space[CM_KEY_MAX_BYTES] = {1};
+    const size_t lens[] = {3, CM_KEY_MAX_BYTES}; /* as a number, and as bytes */
+    for (size_t i = 0; i < 2; i++) {
+        struct cm_bytes key = {space, lens[i]};
+        const struct cm_number one = {.integer = 1}, half = {.is_float = true, .real = 0.5},
+                               ten = {.integer = 10};
+        struct cm_number sum = {0};
+        uint64_t last, version = 0, expires_ms;
+        assert_int_equal(cm_store_increment(store, key, one, ten, 5000, &sum, &last), 0);
+        assert_true(!sum.is_float && sum.integer == 11);
+        assert_int_equal(cm_store_increment(store, key, half, ten, 7000, &sum, &version), 0);
+        assert_true(sum.is_float && sum.real == 11.5 && version > last);
+        last = version;
+        assert_int_equal(cm_store_increment(store, key, one, ten, 0, &sum, &version), 0);
+        assert_true(sum.is_float && sum.real == 12.5 && version > last);
+        assert_int_equal(cm_store_get(store, key, NULL, NULL, NULL, &expires_ms), 0);
+        assert_int_equal(expires_ms, 5000);
+        /* Bytes are no number. */
+        struct cm_value text = {.bytes = cm_bytes_of("no number")};
+        assert_int_equal(cm_store_set(store, key, &text, &(struct cm_change){0}, &last), 0);
+        assert_int_equal(cm_store_increment(store, key, one, ten, 0, &sum, &version), CM_E_BADVALUE);
+        assert_bytes(store, key, text.bytes);
+        /* What would be too large is refused, and all stays, the version too. */
+        struct cm_value most = {.is_number = true, .number.integer = INT64_MAX};
+        assert_int_equal(cm_store_set(store, key, &most, &(struct cm_change){.expires_ms = 6000}, &last), 0);
+        assert_int_equal(cm_store_increment(store, key, one, ten, 0, &sum, &version), CM_E_BADVALUE);
+        assert_int_equal(cm_store_get(store, key, NULL, NULL, &version, &expires_ms), 0);
+        assert_int_equal(version, last);
+        assert_int_equal(expires_ms, 6000);
+        uint64_t gone;
+        assert_int_equal(cm_store_remove(store, key, &(struct cm_change){0}, &gone), 0);
+        assert_int_equal(cm_store_increment(store, key, one, most.number, 0, &sum, &version), CM_E_BADVALUE);
+        assert_int_equal(cm_store_get(store, key, NULL, NULL, NULL, NULL), CM_E_NOTFOUND);
+        stores_check_counts(&plain.segment, true);
+    }
+    stores_close(&plain);
+}
+
+static void floats_keep_all_their_bits(void **state) {
+    (void)state;
+    struct cm_store *store = open_plain(4 << 20);
+    const uint64_t bits[] = {UINT64_C(1) << 63, UINT64_C(0x7ff8000000000001), UINT64_C(0xfff0000000000000),
+                             UINT64_C(0x7ff0000000000001), 1};
+    struct cm_bytes key = cm_bytes_of("key");
+    for (size_t i = 0; i < sizeof bits / sizeof bits[0]; i++) {
+        struct cm_value value = {.is_number = true, .number.is_float = true}, found;
+        memcpy(&value.number.real, &bits[i], 8);
+        uint64_t version;
+        struct cm_buf buf = {0};
+        assert_int_equal(cm_store_set(store, key, &value, &(struct cm_change){0}, &version), 0);
+        assert_int_equal(cm_store_get(store, key, &buf, &found, NULL, NULL), 0);
+        assert_true(found.is_number && found.number.is_float);
+        assert_memory_equal(&found.number.real, &bits[i], 8);
+    }
+    /* -0.0 + 0.0 is 0.0, what is not a number stays that. */
+    struct cm_value nan_value = {.is_number = true, .number = {.is_float = true, .real = NAN}};
+    struct cm_number sum;
+    uint64_t version;
+    assert_int_equal(cm_store_set(store, key, &nan_value, &(struct cm_change){0}, &version), 0);
+    assert_int_equal(cm_store_increment(store, key, (struct cm_number){.integer = 1},
+                                        sum = (struct cm_number){0}, 0, &sum, &version),
+                     0);
+    assert_true(sum.is_float && isnan(sum.real));
+    stores_close(&plain);
+}
+
+static void keys_have_bounds(void **state) {
+    (void)state;
+    struct cm_store *store = open_plain(4 << 20);
+    const struct cm_change none = {0};
+    const struct cm_number one = {.integer = 1};
+    struct cm_value value = {.bytes = cm_bytes_of("x")};
+    struct cm_number sum;
+    uint64_t version;
+    uint8_t *bytes = calloc(1, CM_KEY_MAX_BYTES + 1);
+    assert_non_null(bytes);
+    const size_t bad[] = {0, CM_KEY_MAX_BYTES + 1};
+    for (size_t i = 0; i < 2; i++) {
+        struct cm_bytes key = {bytes, bad[i]};
+        assert_int_equal(cm_store_set(store, key, &value, &none, &version), CM_E_BADVALUE);
+        assert_int_equal(cm_store_set_many(stores_master(&plain), &(struct cm_pair){key, value}, 1),
+                         CM_E_BADVALUE);
+        assert_int_equal(cm_store_increment(store, key, one, one, 0, &sum, &version), CM_E_BADVALUE);
+        assert_int_equal(cm_store_get(store, key, NULL, NULL, NULL, NULL), CM_E_NOTFOUND);
+        assert_int_equal(cm_store_expire(store, key, 5000), CM_E_NOTFOUND);
+        assert_int_equal(cm_store_remove(store, key, &none, &version), 0);
+        assert_int_equal(version, 0);
+    }
+    struct cm_value huge = {.bytes = {bytes, (size_t)UINT32_MAX + 1}};
+    assert_int_equal(cm_store_set(store, cm_bytes_of("k"), &huge, &none, &version), CM_E_TOOLARGE);
+    assert_int_equal(cm_store_set_many(stores_master(&plain), &(struct cm_pair){cm_bytes_of("k"), huge}, 1),
+                     CM_E_TOOLARGE);
+    assert_int_equal(cm_store_set_many(stores_master(&plain), NULL, 0), 0);
+    /* All lengths around the words' and the pieces' bounds, all there together. */
+    size_t lens[600], count = 0;
+    for (size_t len = 1; len <= 300; len++)
+        lens[count++] = len;
+    for (size_t len = 512; len <= CM_KEY_MAX_BYTES + 1; len *= 2) {
+        for (size_t more = 0; more < 20; more++)
+            lens[count++] = len - 1 - more;
+    }
+    for (size_t i = 0; i < count; i++) {
+        struct cm_bytes key = {bytes, lens[i]};
+        value.bytes = (struct cm_bytes){bytes, lens[i] % 20};
+        assert_int_equal(stores_set(&plain, 1, key, &value, &none, &version), 0);
+    }
+    for (size_t i = 0; i < count; i++)
+        assert_bytes(store, (struct cm_bytes){bytes, lens[i]}, (struct cm_bytes){bytes, lens[i] % 20});
+    stores_check_counts(&plain.segment, true);
+    free(bytes);
+    stores_close(&plain);
+}
+
+static void values_of_any_length(void **state) {
+    (void)state;
+    struct cm_store *store = open_plain(64 << 20);
+    size_t most = 9 << 20;
+    uint8_t *bytes = malloc(most);
+    assert_non_null(bytes);
+    uint64_t random = 1, version;
+    for (size_t i = 0; i < most; i++)
+        bytes[i] = (uint8_t)random_next(&random);
+    for (size_t len = 0; len < most; len += len < 300 ? 1 : len < 100000 ? 1 + len / 7 : len / 2) {
+        /* The two that are most different lie there in turn. */
+        struct cm_value value = {.bytes = {bytes + (len % 8), len}};
+        struct cm_bytes key = {bytes, 1 + len % 40};
+        assert_int_equal(stores_set(&plain, 1, key, &value, &(struct cm_change){0}, &version), 0);
+        assert_bytes(store, key, value.bytes);
+    }
+    stores_check_counts(&plain.segment, true);
+    free(bytes);
+    stores_close(&plain);
+}
+
+/* Where memory runs out in the midst of them, and with keys that come twice. */
+static void many_are_stored_together_or_not_at_all(void **state) {
+    (void)state;
+    struct cm_store *store = open_plain(1 << 20);
+    static uint8_t bytes[180000];
+    uint64_t version, after, expires_ms, kept = 0;
+    assert_int_equal(put(store, "a", "old of a", 9000, &version), 0);
+    struct cm_pair pairs[] = {
+        {cm_bytes_of("a"), {.bytes = cm_bytes_of("new of a")}},
+        {cm_bytes_of("c"), {.bytes = {bytes, sizeof bytes}}},
+        {cm_bytes_of("a"), {.bytes = {bytes, sizeof bytes}}},
+        {cm_bytes_of("d"), {.bytes = {bytes, sizeof bytes}}},
+        {cm_bytes_of("e"), {.bytes = {bytes, sizeof bytes}}},
+        {cm_bytes_of("f"), {.bytes = {bytes, sizeof bytes}}},
+        {cm_bytes_of("a"), {.is_number = true, .number.integer = 3}},
+    };
+    struct cm_store_stats before, stats;
+    cm_store_stats(store, &before);
+    assert_int_equal(cm_store_set_many(stores_master(&plain), pairs, 7), CM_E_NOMEMORY);
+    assert_int_equal(cm_store_get(store, cm_bytes_of("a"), NULL, NULL, &after, &expires_ms), 0);
+    assert_int_equal(after, version);
+    assert_int_equal(expires_ms, 9000);
+    assert_int_equal(cm_store_get(store, cm_bytes_of("c"), NULL, NULL, &kept, NULL), CM_E_NOTFOUND);
+    cm_store_stats(store, &stats);
+    assert_int_equal(stats.used_bytes, before.used_bytes);
+    assert_int_equal(stats.entries, 1);
+    stores_check_counts(&plain.segment, true);
+    assert_int_equal(cm_store_set_many(stores_master(&plain), pairs, 3), 0);
+    assert_bytes(store, pairs[2].key, pairs[2].value.bytes);
+    assert_int_equal(cm_store_set_many(stores_master(&plain), pairs + 4, 1), 0);
+    pairs[4] = pairs[6];
+    assert_int_equal(cm_store_set_many(stores_master(&plain), pairs + 3, 2), 0);
+    struct cm_buf buf = {0};
+    struct cm_value value;
+    assert_int_equal(cm_store_get(store, cm_bytes_of("a"), &buf, &value, NULL, &expires_ms), 0);
+    assert_true(value.is_number && value.number.integer == 3);
+    assert_int_equal(expires_ms, 0);
+    cm_buf_deinit(&buf);
+    cm_store_stats(store, &stats);
+    assert_int_equal(stats.entries, 4);
+    stores_check_counts(&plain.segment, true);
+    stores_close(&plain);
+}
+
+/* --- several at once --- */
+
+enum { THREADS = 3, OWN_KEYS = 100, SHARED_KEYS = 4 };
+
+struct worker {
+    uint32_t seat;
+    uint32_t faults;
+    uint64_t increments[SHARED_KEYS];
+    uint8_t first[OWN_KEYS];
+    size_t len[OWN_KEYS]; /* + 1; 0: none */
+    uint64_t version[OWN_KEYS];
+    int64_t number;
+};
+
+static _Atomic bool over;
+
+static struct cm_bytes own_key(const struct worker *worker, size_t n, char space[32]) {
+    snprintf(space, 32, "own %u %zu", worker->seat, n);
+    return cm_bytes_of(space);
+}
+
+/* The main thread is the master, and makes room; here there is none to ask. */
+static int set_own(struct worker *worker, size_t n, size_t len, uint8_t first) {
+    static _Thread_local uint8_t bytes[30000];
+    char space[32];
+    memset(bytes, first, len);
+    struct cm_value value = {.bytes = {bytes, len}};
+    uint64_t version;
+    int err = cm_store_set(&plain.seats[worker->seat].store, own_key(worker, n, space), &value,
+                           &(struct cm_change){0}, &version);
+    if (err)
+        return err;
+    worker->faults += version <= worker->version[n];
+    worker->version[n] = version;
+    worker->len[n] = len + 1;
+    worker->first[n] = first;
+    return 0;
+}
+
+static void check_own(struct worker *worker, size_t n, struct cm_buf *buf) {
+    char space[32];
+    struct cm_value value;
+    uint64_t version;
+    int err = cm_store_get(&plain.seats[worker->seat].store, own_key(worker, n, space), buf, &value, &version,
+                           NULL);
+    bool right = worker->len[n]
+                     ? !err && value.bytes.len == worker->len[n] - 1 && version == worker->version[n]
+                     : err == CM_E_NOTFOUND;
+    for (size_t i = 0; right && !err && i < value.bytes.len; i++)
+        right = value.bytes.data[i] == worker->first[n];
+    worker->faults += !right;
+}
+
+static void *work_on(void *data) {
+    struct worker *worker = data;
+    struct cm_store *store = &plain.seats[worker->seat].store;
+    uint64_t random = worker->seat, version;
+    struct cm_buf buf = {0};
+    const struct cm_number one = {.integer = 1}, zero = {0};
+    struct cm_number sum;
+    char space[32];
+    while (!atomic_load(&over)) {
+        size_t n = random_below(&random, OWN_KEYS), shared = random_below(&random, SHARED_KEYS);
+        switch (random_below(&random, 6)) {
+        case 0:
+        case 1: {
+            int err = set_own(worker, n, random_below(&random, random_below(&random, 10) ? 200 : 30000),
+                              (uint8_t)random);
+            worker->faults += err && err != CM_E_NOMEMORY;
+            break;
+        }
+        case 2:
+            if (cm_store_remove(store, own_key(worker, n, space), &(struct cm_change){0}, &version))
+                worker->faults++;
+            worker->faults +=
+                (version != 0) != (worker->len[n] != 0) || (version && version <= worker->version[n]);
+            worker->version[n] = version ? version : worker->version[n];
+            worker->len[n] = 0;
+            break;
+        case 3:
+            if (cm_store_increment(store, (struct cm_bytes){(const uint8_t *)"shared" + shared, 6 - shared},
+                                   one, zero, 0, &sum, &version) == 0)
+                worker->increments[shared]++;
+            break;
+        case 4: {
+            /* What nobody looks for expires, and is swept. */
+            struct cm_value value = {.bytes = {(const uint8_t *)space, 20}};
+            snprintf(space, sizeof space, "gone %zu", random_below(&random, 1000));
+            cm_store_set(store, cm_bytes_of(space), &value,
+                         &(struct cm_change){.expires_ms = stores_clock() + random_below(&random, 20)},
+                         &version);
+            break;
+        }
+        default:
+            check_own(worker, n, &buf);
+        }
+    }
+    for (size_t n = 0; n < OWN_KEYS; n++)
+        check_own(worker, n, &buf);
+    cm_buf_deinit(&buf);
+    return NULL;
+}
+
+static void several_at_once_each_keep_their_own(void **state) {
+    (void)state;
+    static struct worker workers[THREADS];
+    pthread_t threads[THREADS];
+    assert_int_equal(stores_open(&plain, 16 << 20, THREADS + 2, THREADS + 1), 0);
+    atomic_store(&over, false);
+    for (uint32_t i = 0; i < THREADS; i++) {
+        workers[i] = (struct worker){.seat = i + 1};
+        assert_int_equal(pthread_create(&threads[i], NULL, work_on, &workers[i]), 0);
+    }
+    struct cm_participant *master = &plain.seats[0].participant;
+    double until = stores_seconds() + 1;
+    for (uint64_t i = 0; stores_seconds() < until; i++) {
+        cm_table_grow(master, 2);
+        if (i % 20 == 0)
+            cm_cleaner_mark(&plain.cleaner, (uint32_t)(i * 7 % plain.segment.layout.chunks));
+        cm_cleaner_run(&plain.cleaner);
+        cm_expiry_sweep(&plain.sweep, master, stores_clock(), 100);
+        cm_cleaner_stock(&plain.segment, i % 4 != 0);
+        if (i % 10 == 0)
+            stores_turn(stores_clock() + 1);
+    }
+    atomic_store(&over, true);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(threads[i], NULL);
+    for (size_t shared = 0; shared < SHARED_KEYS; shared++) {
+        uint64_t sum = 0;
+        for (int i = 0; i < THREADS; i++)
+            sum += workers[i].increments[shared];
+        struct cm_buf buf = {0};
+        struct cm_value value;
+        assert_int_equal(cm_store_get(stores_master(&plain),
+                                      (struct cm_bytes){(const uint8_t *)"shared" + shared, 6 - shared}, &buf,
+                                      &value, NULL, NULL),
+                         0);
+        assert_true(value.is_number);
+        assert_int_equal(value.number.integer, sum);
+        assert_true(sum > 0);
+    }
+    for (int i = 0; i < THREADS; i++)
+        assert_int_equal(workers[i].faults, 0);
+    stores_check_counts(&plain.segment, true);
+    stores_close(&plain);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_operations_match_an_array),
-        cmocka_unit_test(the_limit_holds),
-        cmocka_unit_test(what_fits_exactly_fits),
-        cmocka_unit_test(many_are_stored_together_or_not_at_all),
+        cmocka_unit_test(every_combination_of_conditions),
         cmocka_unit_test(an_entry_lives_until_its_time),
-        cmocka_unit_test(an_expired_entry_is_absent),
         cmocka_unit_test(a_new_expiry_is_no_new_version),
-        cmocka_unit_test(the_sweep_takes_the_oldest_first),
+        cmocka_unit_test(versions_grow_for_ever),
+        cmocka_unit_test(numbers_change_in_place_where_their_kind_stays),
+        cmocka_unit_test(increments_keep_to_lua),
+        cmocka_unit_test(floats_keep_all_their_bits),
         cmocka_unit_test(keys_have_bounds),
-        cmocka_unit_test(a_value_may_be_a_view_into_the_store),
+        cmocka_unit_test(values_of_any_length),
+        cmocka_unit_test(many_are_stored_together_or_not_at_all),
+        cmocka_unit_test(random_operations_match_an_array),
+        cmocka_unit_test(where_memory_is_short_all_is_kept),
         cmocka_unit_test(failed_allocations_change_nothing),
+        cmocka_unit_test(several_at_once_each_keep_their_own),
     };
     return cmocka_run_group_tests_name("store", tests, NULL, NULL);
 }

@@ -3,7 +3,10 @@ local clusters = require "clusters"
 
 -- Helpers of the scripts: raw bytes as a frame, and their way to the master.
 local raw = [[
-  local ops = { set = 1, get = 2, remove = 3, fork = 16, shutdown = 17, online = 32, failed = 33, init = 48, stop = 49 }
+  local ops = {
+    set = 1, remove = 2, increment = 3, setMany = 4, expire = 5, fork = 16, shutdown = 17, online = 32, failed = 33,
+    init = 48, stop = 49,
+  }
   local function frame(op, payload, id, flags, zero, length)
     payload = payload or ""
     return string.pack("<I4BBI2I4", length or #payload, ops[op] or op, flags or 0, zero or 0, id or 1000000) .. payload
@@ -15,8 +18,18 @@ local raw = [[
     end
   end
   local function key(text) return string.pack("<s4", text) end
+  local ttl = ("\0"):rep(8) -- for ever
   -- A whole request to set, of an encoded value.
   local function set(name, value) return frame("set", key(name) .. key(value) .. ("\0"):rep(1 + 8 + 8)) end
+]]
+
+-- Waits for what is sent last to be there. The loop must not turn: it would meet replies that nobody has asked for.
+raw = raw .. [[
+  local last = set("last", "\1")
+  local function arrive()
+    local start = uv.hrtime()
+    repeat assert(uv.hrtime() - start < 20e9, "too late") until memory.has("last")
+  end
 ]]
 
 describe("bytes that are no frame", function()
@@ -70,31 +83,31 @@ describe("bytes that are no frame", function()
     { "an unknown operation", "frame(99)" },
     { "operation 0", "frame(0)" },
     { "operation 255", "frame(255)" },
-    { "a field that must be zero and is not", 'frame("get", key "k", 7, 0, 1)' },
-    { "the same field's upper byte", 'frame("get", key "k", 7, 0, 256)' },
-    { "an unknown flag", 'frame("get", key "k", 7, 4)' },
-    { "the reply flag", 'frame("get", key "k", 7, 1)' },
-    { "the error flag alone", 'frame("get", key "k", 7, 2)' },
-    { "an error reply", 'frame("get", key "k", 7, 3)' },
+    { "a field that must be zero and is not", 'frame("expire", key "k" .. ttl, 7, 0, 1)' },
+    { "the same field's upper byte", 'frame("expire", key "k" .. ttl, 7, 0, 256)' },
+    { "an unknown flag", 'frame("expire", key "k" .. ttl, 7, 4)' },
+    { "the reply flag", 'frame("expire", key "k" .. ttl, 7, 1)' },
+    { "the error flag alone", 'frame("expire", key "k" .. ttl, 7, 2)' },
+    { "an error reply", 'frame("expire", key "k" .. ttl, 7, 3)' },
     { "a length over the limit", 'frame("set", "", 7, 0, 0, 0x7fffffff)' },
     { "the greatest length", 'frame("set", "", 7, 0, 0, 0xffffffff)' },
     { "a length over that of the largest value", 'frame("set", "", 7, 0, 0, 80 << 20)' },
-    { "an empty payload", 'frame("get")' },
-    { "a key that ends outside the payload", 'frame("get", "\\255\\255\\0\\0abc")' },
-    { "a key of 4 GiB", 'frame("get", "\\255\\255\\255\\255")' },
+    { "an empty payload", 'frame("expire")' },
+    { "a key that ends outside the payload", 'frame("expire", "\\255\\255\\0\\0abc")' },
+    { "a key of 4 GiB", 'frame("expire", "\\255\\255\\255\\255")' },
     { "a key without its value", 'frame("set", key "k")' },
     { "a value that ends outside the payload", 'frame("set", key "k" .. "\\9\\0\\0\\0abc")' },
     { "an empty key", 'frame("set", key "" .. key "v")' },
-    { "a key over 65,535 bytes", 'frame("get", key(("k"):rep(65536)))' },
-    { "something behind the payload's end", 'frame("get", key "k" .. "x")' },
-    { "something behind a removal's end", 'frame("remove", key "k" .. "\\0")' },
+    { "a key over 65,535 bytes", 'frame("expire", key(("k"):rep(65536)) .. ttl)' },
+    { "something behind the payload's end", 'frame("expire", key "k" .. ttl .. "x")' },
+    { "something behind a removal's end", 'frame("remove", key "k" .. ("\\0"):rep(1 + 8 + 8 + 1))' },
     { "process 0's operation fork", 'frame("fork", string.pack("<I4s4I4", 1, "app.lua", 0))' },
     { "process 0's operation shutdown", 'frame("shutdown")' },
-    { "a request as a notice", 'frame("get", key "k", 0)' },
+    { "a request as a notice", 'frame("expire", key "k" .. ttl, 0)' },
     { "a notice as a request", 'frame("online", "", 7)' },
     { "the master's own operations", 'frame("init", "", 0)' },
     { "the master's own operations, stop", 'frame("stop", "", 0)' },
-    { "good frames and then a bad one, in one write", 'frame("get", key "k"):rep(100) .. frame(99)' },
+    { "good frames and then a bad one, in one write", 'frame("expire", key "k" .. ttl):rep(100) .. frame(99)' },
   }
 
   for _, case in ipairs(cases) do
@@ -106,7 +119,7 @@ describe("a frame", function()
   before_each(clusters.watch)
   after_each(clusters.finish)
 
-  -- The script writes raw requests; the replies are nobody's and are dropped by the worker.
+  -- The script writes raw requests, and ends before it meets the replies.
   local function output(script)
     local c = clusters.run { app = raw .. script }
     assert.equal(0, c.code, c.err)
@@ -115,18 +128,22 @@ describe("a frame", function()
 
   it("may come byte by byte", function()
     assert.equal("raw\n", output [[
-      memory.get("k") -- so that nothing else is on its way
-      for byte in set("k", "\xA3raw"):gmatch "." do
+      memory.setMany {} -- so that nothing else is on its way
+      for byte in (set("k", "\xA3raw") .. last):gmatch "." do
         send(byte)
-        task.sleep(0.1)
+        local start = uv.hrtime()
+        repeat until uv.hrtime() - start > 1e5
       end
+      arrive()
       print(memory.get("k"))
     ]])
   end)
 
   it("is handled in order with what came before it in the same write", function()
     assert.equal("3\n", output [[
-      send(set("k", "\1") .. set("k", "\2") .. set("k", "\3"))
+      memory.setMany {}
+      send(set("k", "\1") .. set("k", "\2") .. set("k", "\3") .. last)
+      arrive()
       print(memory.get("k"))
     ]])
   end)
@@ -150,7 +167,9 @@ describe("a frame", function()
     local c = clusters.run {
       "--max-value", "1K",
       app = raw .. [[
-        send(set("k", "\xC5" .. ("x"):rep(2000)))
+        memory.setMany {}
+        send(set("k", "\xC5" .. ("x"):rep(2000)) .. last)
+        arrive()
         print(memory.get("k"), memory.set("k", 1))
       ]],
     }
@@ -165,6 +184,8 @@ describe("a frame", function()
         for i = 1, 500 do
           assert(memory.set(me, me .. i) == "OK")
           assert(memory.get(me) == me .. i)
+          assert(memory.setMany { [me] = i } == "OK")
+          assert(memory.get(me) == i)
         end
         print "ok"
       ]],
@@ -172,12 +193,13 @@ describe("a frame", function()
     assert.equal(4, c:count("ok\n"))
   end)
 
-  it("that a process gets and cannot read ends that process alone", function()
-    -- A value that is no value: its reader is told by the master's reply, and can go on no more.
+  it("with a value that is none is an error of who reads it, alone", function()
     local c = clusters.run {
       app = raw .. [[
         if cluster.worker.id == 1 then
-          send(set("bad", "\xC1"))
+          memory.setMany {}
+          send(set("bad", "\xC1") .. last)
+          arrive()
           memory.get("bad")
           print "read"
         end
@@ -186,7 +208,7 @@ describe("a frame", function()
     }
     assert.equal("worker 2\n", c.out)
     assert.equal(0, c.code)
-    assert.matches("the master cannot be understood", c.err)
+    assert.matches("worker 1: app.lua:%d+: the shared memory holds bytes that are no value\n", c.err)
   end)
 end)
 

@@ -48,6 +48,28 @@ describe("workers that count together", function()
     assert.equal(("%d\t%d\n"):format(all, all * (all + 1) // 2), out)
   end)
 
+  it("end with exactly what all have added", function()
+    assert.equal("200000\n", together("for _ = 1, 50000 do memory.increment('n') end", "return memory.get 'n'"))
+  end)
+
+  it("end with exactly what all have added where the sums are floats and the keys of many lengths", function()
+    local out = together([[
+      for i = 1, 20000 do
+        memory.increment("n", 0.5)
+        memory.increment(("long"):rep(1 + i % 3 * 1000), i % 2 == 0 and 1 or -1)
+        if i % 100 == 0 then memory.increment(("longest"):rep(9000), 2) end
+      end
+    ]], [[
+      local sums = {}
+      for i = 0, 2 do sums[#sums + 1] = tostring(memory.get(("long"):rep(1 + i * 1000))) end
+      return memory.get("n") .. " " .. memory.get(("longest"):rep(9000)) .. " " .. table.concat(sums, " ")
+    ]])
+    -- Of every three in a row, the odd and the even ones are as many, but for the rest.
+    local odd = { [0] = 0, 0, 0 }
+    for i = 1, 20000 do odd[i % 3] = odd[i % 3] + (i % 2 == 0 and WORKERS or -WORKERS) end
+    assert.equal(("40000.0 1600 %d %d %d\n"):format(odd[0], odd[1], odd[2]), out)
+  end)
+
   it("lose no update of a table", function()
     local out = together([[
       local EACH = 500

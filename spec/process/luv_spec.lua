@@ -120,3 +120,31 @@ describe("luv", function()
     ]])
   end)
 end)
+
+describe("the system's commands", function()
+  before_each(clusters.watch)
+  after_each(clusters.finish)
+
+  it("work in a worker, and have no part in the shared memory", function()
+    local c = clusters.run {
+      workers = 2,
+      app = [[
+        memory.set("k" .. cluster.worker.slot, "before")
+        assert(os.execute("exit 3") == nil and select(3, os.execute("exit 3")) == 3)
+        for i = 1, 20 do
+          assert(os.execute "true")
+          local pipe = assert(io.popen("echo " .. i .. "; ls -l /proc/self/fd"))
+          local text = pipe:read("a")
+          assert(pipe:close())
+          assert(text:match("^%d+") == tostring(i))
+          assert(not text:find "memfd" and not text:find "eventfd" and not text:find "3 %-> socket", text)
+          assert(memory.increment("n") and memory.set("k" .. cluster.worker.slot, i))
+        end
+        assert(memory.get("k" .. cluster.worker.slot) == 20)
+        print "worked"
+      ]],
+    }
+    assert.equal("worked\nworked\n", c.out, c.err)
+    assert.equal(0, c.code)
+  end)
+end)

@@ -29,7 +29,7 @@ describe("the loop", function()
       local function say(word) said[word] = true end
       task.spawn(say, "spawned")
       uv.new_timer():start(5, 0, function() say "timer" end)
-      memory.get("k", function() say "reply" end)
+      memory.setMany({ k = 1 }, function() say "reply" end)
       local signal = uv.new_signal()
       signal:start("sigusr1", function() say "signal" end)
       uv.kill(cluster.worker.pid, "sigusr1")
@@ -58,7 +58,7 @@ describe("the loop", function()
       task.spawn(compute)
       task.spawn(compute)
       task.sleep(20)
-      memory.get("k", function() reply = true end)
+      memory.setMany({ k = 1 }, function() reply = true end)
       while not reply and uv.hrtime() < deadline do task.sleep(1) end
       print(reply and "reply" or "nothing")
       os.exit()
@@ -73,7 +73,7 @@ describe("the loop", function()
         if not reply and uv.hrtime() < deadline then task.spawn(again) end
       end
       again()
-      memory.get("k", function() reply = true end)
+      memory.setMany({ k = 1 }, function() reply = true end)
       while not reply and uv.hrtime() < deadline do task.sleep(1) end
       print(reply and "reply" or "nothing")
     ]])

@@ -1,0 +1,664 @@
+#include "bind/keys.h"
+
+#include <lauxlib.h>
+#include <limits.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "bind/requests.h"
+#include "bind/value.h"
+#include "bind/vm.h"
+#include "wire/ops.h"
+
+enum {
+    KEEP_BYTES = 1 << 20, /* of a buffer, between two calls */
+    SLICE_STEPS = 2000,   /* of a walk, between two turns of the loop */
+    WRITES_PER_TURN = 8192,
+};
+
+/* --- arguments --- */
+
+static bool is_key(lua_State *L, int index, struct cm_bytes *key) {
+    if (lua_type(L, index) != LUA_TSTRING)
+        return false;
+    key->data = (const uint8_t *)lua_tolstring(L, index, &key->len);
+    return key->len && key->len <= CM_KEY_MAX_BYTES;
+}
+
+/* The key, or an error worded as in clustermem.check. */
+static struct cm_bytes check_key(lua_State *L, int index, const char *what) {
+    struct cm_bytes key = {0};
+    if (is_key(L, index, &key))
+        return key;
+    const char *given =
+        lua_isnoneornil(L, index) ? "nil" : lua_pushfstring(L, "a %s", luaL_typename(L, index));
+    if (lua_type(L, index) == LUA_TSTRING)
+        given = lua_pushfstring(L, "a string of %I bytes", (LUAI_UACINT)key.len);
+    lua_pushfstring(L, "%s: the key must be a string of 1 to %d bytes, not %s", what, CM_KEY_MAX_BYTES,
+                    given);
+    cm_requests_blame(L);
+}
+
+static struct cm_bytes to_bytes(lua_State *L, int index) {
+    struct cm_bytes bytes;
+    bytes.data = (const uint8_t *)luaL_checklstring(L, index, &bytes.len);
+    return bytes;
+}
+
+static uint64_t to_u64(lua_State *L, int index) {
+    return (uint64_t)luaL_optinteger(L, index, 0);
+}
+
+/* Nothing is 0. */
+static struct cm_number to_number(lua_State *L, int index) {
+    if (lua_isinteger(L, index) || lua_isnoneornil(L, index))
+        return (struct cm_number){.integer = lua_tointeger(L, index)};
+    return (struct cm_number){.is_float = true, .real = lua_tonumber(L, index)};
+}
+
+/* Whether the caller is in a task, with nothing between that cannot yield: see scheduler.mayWait. */
+static bool may_wait(lua_State *L, struct cm_vm *vm) {
+    if (!lua_isyieldable(L))
+        return false;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->context);
+    lua_pushthread(L);
+    lua_rawget(L, -2);
+    bool task = lua_toboolean(L, -1);
+    lua_pop(L, 2);
+    return task;
+}
+
+/* --- results --- */
+
+/* Done: false, and the results behind it; or true, so that a script that only writes lets its loop turn now
+ * and then. */
+static void push_is_done(lua_State *L, struct cm_vm *vm) {
+    lua_pushboolean(L, ++vm->done % WRITES_PER_TURN == 0);
+}
+
+static int push_done(lua_State *L, int err) {
+    push_is_done(L, cm_vm_of(L));
+    if (err)
+        return 1 + cm_requests_push_failure(L, err);
+    lua_pushliteral(L, "OK");
+    return 2;
+}
+
+static void push_number(lua_State *L, struct cm_number number) {
+    if (number.is_float)
+        lua_pushnumber(L, number.real);
+    else
+        lua_pushinteger(L, number.integer);
+}
+
+static int decode_protected(lua_State *L) {
+    const struct cm_bytes *bytes = lua_touserdata(L, 1);
+    if (cm_value_decode(L, *bytes))
+        return luaL_error(L, "the shared memory holds bytes that are no value");
+    return 1;
+}
+
+/* Pushes the value whose bytes are in vm->value. A table's decoding may collect garbage, and a finalizer may
+ * read another value: so the buffer is out of the way meanwhile, and back also if memory runs out. */
+static void push_bytes(lua_State *L, struct cm_vm *vm, struct cm_bytes bytes) {
+    if (cm_value_is_scalar(bytes)) {
+        if (cm_value_decode(L, bytes))
+            luaL_error(L, "the shared memory holds bytes that are no value");
+        return;
+    }
+    struct cm_buf taken = vm->value;
+    vm->value = (struct cm_buf){0};
+    lua_pushcfunction(L, decode_protected);
+    lua_pushlightuserdata(L, &bytes);
+    int status = lua_pcall(L, 1, 1, 0);
+    cm_buf_deinit(&vm->value);
+    vm->value = taken;
+    if (status != LUA_OK)
+        lua_error(L);
+}
+
+/* Pushes the value, or nil for none; on failure nil, message, code. Gives how many. */
+static int push_found(lua_State *L, struct cm_vm *vm, int err, const struct cm_value *value) {
+    if (err && err != CM_E_NOTFOUND)
+        return cm_requests_push_failure(L, err);
+    if (err)
+        lua_pushnil(L);
+    else if (value->is_number)
+        push_number(L, value->number);
+    else
+        push_bytes(L, vm, value->bytes);
+    if (vm->value.cap > KEEP_BYTES)
+        cm_buf_reset(&vm->value, KEEP_BYTES);
+    return 1;
+}
+
+/* --- reads --- */
+
+static int read_value(struct cm_vm *vm, struct cm_bytes key, struct cm_value *value, uint64_t *version) {
+    if (vm->detached)
+        return CM_E_CLOSED;
+    return cm_store_get(&vm->store, key, &vm->value, value, version, NULL);
+}
+
+/* get(key) -> value | nil */
+static int native_get(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    struct cm_value value;
+    int err = read_value(vm, check_key(L, 1, "get"), &value, NULL);
+    return push_found(L, vm, err, &value);
+}
+
+/* getVersioned(key) -> value, version | nil, 0 */
+static int native_get_versioned(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    struct cm_value value;
+    uint64_t version = 0;
+    int err = read_value(vm, check_key(L, 1, "getVersioned"), &value, &version);
+    int pushed = push_found(L, vm, err, &value);
+    if (pushed > 1)
+        return pushed;
+    lua_pushinteger(L, (lua_Integer)version);
+    return 2;
+}
+
+/* getMany(keys) -> { key = value } */
+static int native_get_many(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    if (lua_type(L, 1) != LUA_TTABLE) {
+        const char *given = lua_isnoneornil(L, 1) ? "nil" : lua_pushfstring(L, "a %s", luaL_typename(L, 1));
+        lua_pushfstring(L, "getMany: its first argument must be a table, not %s", given);
+        cm_requests_blame(L);
+    }
+    lua_Unsigned count = lua_rawlen(L, 1);
+    lua_createtable(L, 0, count < 1024 ? (int)count : 1024);
+    int result = lua_gettop(L);
+    for (lua_Unsigned i = 1; i <= count; i++) {
+        lua_rawgeti(L, 1, (lua_Integer)i);
+        struct cm_value value;
+        int err = read_value(vm, check_key(L, result + 1, "getMany"), &value, NULL);
+        int pushed = push_found(L, vm, err, &value);
+        if (pushed > 1)
+            return pushed;
+        lua_rawset(L, result);
+    }
+    return 1;
+}
+
+static int find(struct cm_vm *vm, struct cm_bytes key, uint64_t *expires_ms) {
+    return vm->detached ? CM_E_CLOSED : cm_store_get(&vm->store, key, NULL, NULL, NULL, expires_ms);
+}
+
+/* has(key) -> boolean */
+static int native_has(lua_State *L) {
+    int err = find(cm_vm_of(L), check_key(L, 1, "has"), NULL);
+    if (err && err != CM_E_NOTFOUND)
+        return cm_requests_push_failure(L, err);
+    lua_pushboolean(L, err == 0);
+    return 1;
+}
+
+/* ttl(key) -> ms | nil */
+static int native_ttl(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    uint64_t expires_ms = 0;
+    int err = find(vm, check_key(L, 1, "ttl"), &expires_ms);
+    if (err && err != CM_E_NOTFOUND)
+        return cm_requests_push_failure(L, err);
+    uint64_t now_ms = err || !expires_ms ? 0 : vm->store.clock_ms();
+    if (err || expires_ms <= now_ms)
+        lua_pushnil(L);
+    else
+        lua_pushinteger(L, (lua_Integer)(expires_ms - now_ms));
+    return 1;
+}
+
+/* stats() -> { entries, used, free } */
+static int native_stats(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    if (vm->detached)
+        return cm_requests_push_failure(L, CM_E_CLOSED);
+    struct cm_store_stats stats;
+    cm_store_stats(&vm->store, &stats);
+    lua_createtable(L, 0, 3);
+    lua_pushinteger(L, (lua_Integer)stats.entries);
+    lua_setfield(L, -2, "entries");
+    lua_pushinteger(L, (lua_Integer)stats.used_bytes);
+    lua_setfield(L, -2, "used");
+    uint64_t left = stats.limit_bytes > stats.used_bytes ? stats.limit_bytes - stats.used_bytes : 0;
+    lua_pushinteger(L, (lua_Integer)left);
+    lua_setfield(L, -2, "free");
+    return 1;
+}
+
+/* --- writes --- */
+
+/* Whether the write is the master's: one of this process's is there still, and they apply in the order in
+ * which they were issued. */
+static bool must_forward(const struct cm_vm *vm) {
+    return vm->forwarded > 0;
+}
+
+/* While a clear goes on, what is written after its beginning is remembered: it shall stay. */
+static void note_write(lua_State *L, struct cm_vm *vm, int key_index) {
+    vm->writes++;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->spared);
+    lua_pushvalue(L, key_index);
+    lua_pushinteger(L, vm->writes);
+    lua_rawset(L, -3);
+    lua_pop(L, 1);
+}
+
+static struct cm_writer *begin(struct cm_vm *vm, uint8_t op, struct cm_bytes key) {
+    struct cm_writer *writer = vm->detached ? NULL : cm_session_begin(&vm->session, op);
+    if (writer)
+        cm_write_bytes(writer, key);
+    return writer;
+}
+
+/* Issues the write begun; gives its id, or false and the failure. */
+static int forward(lua_State *L, struct cm_vm *vm, const struct cm_writer *writer) {
+    uint32_t id;
+    int err = vm->detached ? CM_E_CLOSED : !writer ? CM_E_NOMEMORY : cm_session_commit(&vm->session, &id);
+    if (err)
+        return push_done(L, err);
+    vm->forwarded++;
+    lua_pushinteger(L, id);
+    return 1;
+}
+
+/* Encodes what is no number, to the scratch buffer. 0 or a negative code. A value that cannot be shared
+ * raises, at the line that called the public function that called this one. */
+static int to_value(lua_State *L, struct cm_vm *vm, int index, struct cm_value *value) {
+    value->is_number = lua_type(L, index) == LUA_TNUMBER;
+    if (value->is_number) {
+        value->number = to_number(L, index);
+        value->bytes = (struct cm_bytes){0};
+        return 0;
+    }
+    cm_buf_reset(&vm->scratch, KEEP_BYTES);
+    int err = cm_requests_encode(L, vm, index, NULL);
+    value->bytes = cm_buf_view(&vm->scratch);
+    return err;
+}
+
+static void write_value(struct cm_writer *writer, const struct cm_value *value) {
+    uint8_t space[CM_NUMBER_BYTES];
+    cm_write_bytes(writer, value->is_number ? cm_number_encode(value->number, space) : value->bytes);
+}
+
+static uint64_t expiry_in(const struct cm_vm *vm, uint64_t ttl_ms) {
+    return ttl_ms ? vm->store.clock_ms() + ttl_ms : 0;
+}
+
+/* In what follows, false stands for false or true: see push_is_done. */
+
+/* set(key, value [, flags, version, ttl]) -> false, "OK", version | false, nil, message, code | id */
+static int native_set(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    struct cm_bytes key = to_bytes(L, 1);
+    uint8_t flags = (uint8_t)luaL_optinteger(L, 3, 0);
+    uint64_t ttl_ms = to_u64(L, 5);
+    uint64_t version = to_u64(L, 4);
+    struct cm_value value;
+    int err = to_value(L, vm, 2, &value);
+    if (err || vm->detached)
+        return push_done(L, err ? err : CM_E_CLOSED);
+    if (vm->clears)
+        note_write(L, vm, 1);
+    if (!must_forward(vm)) {
+        struct cm_change change = {.if_absent = flags & CM_CHANGE_IF_ABSENT,
+                                   .if_present = flags & CM_CHANGE_IF_PRESENT,
+                                   .if_version = flags & CM_CHANGE_IF_VERSION,
+                                   .keep_expiry = flags & CM_CHANGE_KEEP_TTL,
+                                   .version = version,
+                                   .expires_ms = expiry_in(vm, ttl_ms)};
+        uint64_t new_version;
+        err = cm_store_set(&vm->store, key, &value, &change, &new_version);
+        if (err != CM_E_NOMEMORY) {
+            int pushed = push_done(L, err);
+            if (err)
+                return pushed;
+            lua_pushinteger(L, (lua_Integer)new_version);
+            return pushed + 1;
+        }
+    }
+    struct cm_writer *writer = begin(vm, CM_OP_SET, key);
+    if (writer) {
+        write_value(writer, &value);
+        cm_write_u8(writer, flags);
+        cm_write_u64(writer, version);
+        cm_write_u64(writer, ttl_ms);
+    }
+    return forward(L, vm, writer);
+}
+
+/* remove(key [, flags, version]) -> false, "OK" | false, nil, message, code | id */
+static int native_remove(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    struct cm_bytes key = to_bytes(L, 1);
+    uint8_t flags = (uint8_t)luaL_optinteger(L, 2, 0);
+    uint64_t version = to_u64(L, 3);
+    if (vm->clears)
+        note_write(L, vm, 1);
+    if (!must_forward(vm)) {
+        struct cm_change change = {.if_version = flags & CM_CHANGE_IF_VERSION, .version = version};
+        uint64_t removed;
+        return push_done(L, vm->detached ? CM_E_CLOSED : cm_store_remove(&vm->store, key, &change, &removed));
+    }
+    struct cm_writer *writer = begin(vm, CM_OP_REMOVE, key);
+    if (writer) {
+        cm_write_u8(writer, flags);
+        cm_write_u64(writer, version);
+        cm_write_u64(writer, 0);
+    }
+    return forward(L, vm, writer);
+}
+
+/* increment(key, delta [, initial, ttl]) -> false, sum | false, nil, message, code | id: the two are numbers
+ */
+static int native_increment(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    struct cm_bytes key = to_bytes(L, 1);
+    struct cm_number delta = to_number(L, 2);
+    struct cm_number initial = to_number(L, 3);
+    uint64_t ttl_ms = to_u64(L, 4);
+    if (vm->detached)
+        return push_done(L, CM_E_CLOSED);
+    if (vm->clears)
+        note_write(L, vm, 1);
+    if (!must_forward(vm)) {
+        struct cm_number sum;
+        uint64_t version;
+        int err = cm_store_increment(&vm->store, key, delta, initial, expiry_in(vm, ttl_ms), &sum, &version);
+        if (!err) {
+            push_is_done(L, vm);
+            push_number(L, sum);
+            return 2;
+        }
+        if (err != CM_E_NOMEMORY)
+            return push_done(L, err);
+    }
+    struct cm_writer *writer = begin(vm, CM_OP_INCREMENT, key);
+    if (writer) {
+        write_value(writer, &(struct cm_value){.is_number = true, .number = delta});
+        write_value(writer, &(struct cm_value){.is_number = true, .number = initial});
+        cm_write_u64(writer, ttl_ms);
+    }
+    return forward(L, vm, writer);
+}
+
+/* expire(key, ttl) -> false, "OK" | false, nil, message, code | id */
+static int native_expire(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    struct cm_bytes key = to_bytes(L, 1);
+    uint64_t ttl_ms = to_u64(L, 2);
+    if (vm->detached)
+        return push_done(L, CM_E_CLOSED);
+    if (!must_forward(vm))
+        return push_done(L, cm_store_expire(&vm->store, key, expiry_in(vm, ttl_ms)));
+    struct cm_writer *writer = begin(vm, CM_OP_EXPIRE, key);
+    if (writer)
+        cm_write_u64(writer, ttl_ms);
+    return forward(L, vm, writer);
+}
+
+/* setMany(pairs) -> false, nil, message, code | id: a table with strings as keys. The master does it. */
+static int native_set_many(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    luaL_checktype(L, 1, LUA_TTABLE);
+    cm_buf_reset(&vm->scratch, KEEP_BYTES);
+    struct cm_buf *scratch = &vm->scratch;
+    struct cm_writer payload;
+    cm_writer_init(&payload, scratch);
+    cm_write_u32(&payload, 0); /* the count, and each value's length, are known later */
+    uint32_t count = 0;
+    for (lua_pushnil(L); !payload.error && lua_next(L, 1); lua_pop(L, 1), count++) {
+        struct cm_bytes key = to_bytes(L, -2);
+        cm_write_bytes(&payload, key);
+        size_t at = scratch->len;
+        cm_write_u32(&payload, 0);
+        if (!payload.error)
+            payload.error = cm_requests_encode(L, vm, lua_gettop(L), (const char *)key.data);
+        cm_rewrite_u32(&payload, at, (uint32_t)(scratch->len - at - 4));
+        if (vm->clears)
+            note_write(L, vm, lua_gettop(L) - 1);
+    }
+    if (payload.error)
+        return push_done(L, payload.error);
+    cm_rewrite_u32(&payload, 0, count);
+    struct cm_writer *writer = vm->detached ? NULL : cm_session_begin(&vm->session, CM_OP_SET_MANY);
+    if (writer)
+        writer->error = cm_buf_append(writer->buf, scratch->data, scratch->len);
+    return forward(L, vm, writer);
+}
+
+/* --- short forms: writes without options and callback, of a task, that can be done here and now --- */
+
+/* What a short form's closure holds. */
+enum { LONG_FORM = 1, REST, OK };
+
+static int give_all(lua_State *L, int status, lua_KContext kept) {
+    (void)status;
+    return lua_gettop(L) - (int)kept;
+}
+
+/* Everything else: the function that was given, in Lua, with the same arguments. */
+static int long_form(lua_State *L) {
+    lua_pushvalue(L, lua_upvalueindex(LONG_FORM));
+    lua_insert(L, 1);
+    lua_callk(L, lua_gettop(L) - 1, LUA_MULTRET, 0, give_all);
+    return give_all(L, LUA_OK, 0);
+}
+
+static bool is_short(lua_State *L, struct cm_vm *vm, struct cm_bytes *key) {
+    return is_key(L, 1, key) && !must_forward(vm) && !vm->clears && !vm->detached && may_wait(L, vm);
+}
+
+/* Gives what has been pushed behind the `arguments`; now and then after a turn of the loop. */
+static int finish_short(lua_State *L, struct cm_vm *vm, int arguments) {
+    if (++vm->done % WRITES_PER_TURN == 0) {
+        lua_pushvalue(L, lua_upvalueindex(REST));
+        lua_callk(L, 0, 0, arguments, give_all);
+    }
+    return lua_gettop(L) - arguments;
+}
+
+/* set(key, value) */
+static int short_set(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    struct cm_bytes key;
+    struct cm_value value;
+    uint64_t version;
+    if (lua_gettop(L) != 2 || lua_isnil(L, 2) || !is_short(L, vm, &key) || to_value(L, vm, 2, &value) ||
+        cm_store_set(&vm->store, key, &value, &(struct cm_change){0}, &version))
+        return long_form(L);
+    lua_pushvalue(L, lua_upvalueindex(OK));
+    lua_pushinteger(L, (lua_Integer)version);
+    return finish_short(L, vm, 2);
+}
+
+/* remove(key) */
+static int short_remove(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    struct cm_bytes key;
+    uint64_t version;
+    if (lua_gettop(L) != 1 || !is_short(L, vm, &key) ||
+        cm_store_remove(&vm->store, key, &(struct cm_change){0}, &version))
+        return long_form(L);
+    lua_pushvalue(L, lua_upvalueindex(OK));
+    return finish_short(L, vm, 1);
+}
+
+/* increment(key [, delta]) */
+static int short_increment(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    struct cm_bytes key;
+    int arguments = lua_gettop(L);
+    struct cm_number delta = {.integer = 1};
+    struct cm_number sum;
+    uint64_t version;
+    if (arguments == 2 && lua_type(L, 2) == LUA_TNUMBER)
+        delta = to_number(L, 2);
+    else if (arguments != 1)
+        return long_form(L);
+    if (!is_short(L, vm, &key) ||
+        cm_store_increment(&vm->store, key, delta, (struct cm_number){0}, 0, &sum, &version))
+        return long_form(L);
+    push_number(L, sum);
+    return finish_short(L, vm, arguments);
+}
+
+/* short(name, fn, rest) -> a function in the place of fn, its long form; rest() lets the loop turn. */
+static int native_short(lua_State *L) {
+    static const char *const names[] = {"set", "remove", "increment", NULL};
+    static const lua_CFunction forms[] = {short_set, short_remove, short_increment};
+    lua_CFunction form = forms[luaL_checkoption(L, 1, NULL, names)];
+    lua_settop(L, 3);
+    lua_pushliteral(L, "OK");
+    lua_pushcclosure(L, form, 3);
+    return 1;
+}
+
+/* --- walks: a slice for each call --- */
+
+struct listing {
+    struct cm_buf *keys; /* one behind the other, each with its length before it */
+    uint64_t count;
+    uint64_t limit; /* 0: count only */
+    int err;
+};
+
+static int list_key(void *data, struct cm_bytes key) {
+    struct listing *listing = data;
+    listing->count++;
+    if (!listing->limit)
+        return 0;
+    uint32_t len = (uint32_t)key.len;
+    listing->err = cm_buf_append(listing->keys, &len, sizeof len);
+    if (!listing->err)
+        listing->err = cm_buf_append(listing->keys, key.data, key.len);
+    return listing->err || listing->count >= listing->limit;
+}
+
+/* keys(prefix, cursor, limit) -> { key, ... }, cursor */
+static int native_keys(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    struct cm_bytes prefix = to_bytes(L, 1);
+    uint64_t cursor = to_u64(L, 2);
+    cm_buf_reset(&vm->scratch, KEEP_BYTES);
+    struct listing listing = {.keys = &vm->scratch, .limit = (uint64_t)luaL_checkinteger(L, 3)};
+    int err = vm->detached ? CM_E_CLOSED
+                           : cm_store_keys(&vm->store, prefix, &cursor, SLICE_STEPS, list_key, &listing);
+    if (err || listing.err)
+        return cm_requests_push_failure(L, err ? err : listing.err);
+    /* Making the strings may collect garbage, and a finalizer may use the scratch buffer. */
+    lua_Integer count = 0;
+    lua_createtable(L, (int)(listing.count < INT_MAX ? listing.count : INT_MAX), 0);
+    struct cm_buf keys = vm->scratch;
+    vm->scratch = (struct cm_buf){0};
+    for (size_t at = 0; at < keys.len;) {
+        uint32_t len;
+        memcpy(&len, keys.data + at, sizeof len);
+        lua_pushlstring(L, (const char *)keys.data + at + sizeof len, len);
+        lua_rawseti(L, -2, ++count);
+        at += sizeof len + len;
+    }
+    cm_buf_deinit(&vm->scratch);
+    vm->scratch = keys;
+    lua_pushinteger(L, (lua_Integer)cursor);
+    return 2;
+}
+
+/* count(prefix, cursor) -> count, cursor */
+static int native_count(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    struct cm_bytes prefix = to_bytes(L, 1);
+    uint64_t cursor = to_u64(L, 2);
+    struct listing listing = {0};
+    int err = vm->detached ? CM_E_CLOSED
+                           : cm_store_keys(&vm->store, prefix, &cursor, SLICE_STEPS, list_key, &listing);
+    if (err)
+        return cm_requests_push_failure(L, err);
+    lua_pushinteger(L, (lua_Integer)listing.count);
+    lua_pushinteger(L, (lua_Integer)cursor);
+    return 2;
+}
+
+/* beginClear() -> mark: what is written from here on is spared. endClear() is due. */
+static int native_begin_clear(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    if (vm->clears == 0) {
+        lua_newtable(L);
+        vm->spared = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
+    vm->clears++;
+    lua_pushinteger(L, vm->writes);
+    return 1;
+}
+
+static int native_end_clear(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    if (vm->clears && --vm->clears == 0)
+        luaL_unref(L, LUA_REGISTRYINDEX, vm->spared);
+    return 0;
+}
+
+struct clearing {
+    lua_State *L;
+    int spared; /* where the table is on the stack */
+    lua_Integer mark;
+};
+
+static bool spare_key(void *data, struct cm_bytes key) {
+    struct clearing *clearing = data;
+    lua_State *L = clearing->L;
+    lua_pushlstring(L, (const char *)key.data, key.len);
+    bool spared = lua_rawget(L, clearing->spared) == LUA_TNUMBER && lua_tointeger(L, -1) > clearing->mark;
+    lua_pop(L, 1);
+    return spared;
+}
+
+/* clear(prefix, cursor, mark) -> count, cursor */
+static int native_clear(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    struct cm_bytes prefix = to_bytes(L, 1);
+    uint64_t cursor = to_u64(L, 2);
+    struct clearing clearing = {.L = L, .mark = luaL_checkinteger(L, 3)};
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->spared);
+    clearing.spared = lua_gettop(L);
+    /* Nothing was written since: nothing to look up. */
+    bool any = vm->writes > clearing.mark;
+    uint64_t removed = 0;
+    int err = vm->detached ? CM_E_CLOSED
+                           : cm_store_clear(&vm->store, prefix, &cursor, SLICE_STEPS, any ? spare_key : NULL,
+                                            &clearing, &removed);
+    if (err)
+        return cm_requests_push_failure(L, err);
+    lua_pushinteger(L, (lua_Integer)removed);
+    lua_pushinteger(L, (lua_Integer)cursor);
+    return 2;
+}
+
+void cm_keys_open(lua_State *L) {
+    static const luaL_Reg functions[] = {
+        {"get", native_get},
+        {"getVersioned", native_get_versioned},
+        {"getMany", native_get_many},
+        {"has", native_has},
+        {"ttl", native_ttl},
+        {"stats", native_stats},
+        {"set", native_set},
+        {"remove", native_remove},
+        {"increment", native_increment},
+        {"expire", native_expire},
+        {"setMany", native_set_many},
+        {"short", native_short},
+        {"keys", native_keys},
+        {"count", native_count},
+        {"beginClear", native_begin_clear},
+        {"endClear", native_end_clear},
+        {"clear", native_clear},
+        {NULL, NULL},
+    };
+    luaL_setfuncs(L, functions, 0);
+}

@@ -1,0 +1,11 @@
+/* The functions of clustermem.native for keys: done here and now in the shared memory, or, for writes that
+ * need the referee, issued as a request. See lua/clustermem/keys.lua for what they mean. */
+#ifndef CM_BIND_KEYS_H
+#define CM_BIND_KEYS_H
+
+#include <lua.h>
+
+/* Adds the functions to the table on top of the stack. For a state of a vm. */
+void cm_keys_open(lua_State *L);
+
+#endif

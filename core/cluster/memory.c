@@ -1,0 +1,139 @@
+#include "cluster/memory.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "memory/append.h"
+
+enum {
+    ROUND_MS = 250,
+    LATER_MS = 5, /* until somebody who is in the way has gone */
+    SPLITS = 2000,
+    SWEPT_RECORDS = 2000,
+    ROOM_SWEPT_RECORDS = 100000,
+};
+
+static int make_room(void *data, uint64_t bytes, uint64_t freed_bytes) {
+    struct cm_memory *memory = data;
+    int err = cm_cleaner_make_room(&memory->cleaner, bytes, freed_bytes);
+    if (!err)
+        return 0;
+    /* What has expired and is still there gives way first; as much as can be done without holding others up.
+     */
+    cm_expiry_sweep(&memory->sweep, &memory->master, cm_clock_ms(), ROOM_SWEPT_RECORDS);
+    return cm_cleaner_make_room(&memory->cleaner, bytes, freed_bytes);
+}
+
+static void on_stand_still(void *data, int32_t pid) {
+    (void)data;
+    cm_log(CM_LOG_ERROR,
+           "pid %d has stood still for a second in the midst of a write and is killed, for others wait",
+           (int)pid);
+}
+
+int cm_memory_init(struct cm_memory *memory, uint64_t bytes, uint32_t processes) {
+    *memory = (struct cm_memory){.bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
+    if (memory->bell < 0)
+        return CM_E_NOMEMORY;
+    int err = cm_segment_create(bytes, processes + CM_MASTER_SEAT, &memory->segment);
+    if (err) {
+        close(memory->bell);
+        return err;
+    }
+    cm_seat_assign(&memory->segment, CM_MASTER_SEAT, (int32_t)getpid());
+    cm_participant_init(&memory->master, &memory->segment, CM_MASTER_SEAT);
+    cm_store_init(&memory->store, &memory->master);
+    memory->store.make_room = make_room;
+    memory->store.data = memory;
+    err = cm_cleaner_init(&memory->cleaner, &memory->segment);
+    if (!err)
+        err = cm_reaper_init(&memory->reaper, &memory->segment, &memory->cleaner);
+    if (err) {
+        cm_memory_deinit(memory);
+        return err;
+    }
+    memory->reaper.on_stand_still = on_stand_still;
+    /* Growing, cleaning ahead and sweeping only try; who does another's write waits for its group, but not
+     * for the dead. */
+    memory->master.on_wait = memory->cleaner.mover.on_wait = cm_reaper_on_wait;
+    memory->master.on_wait_data = memory->cleaner.mover.on_wait_data = &memory->reaper;
+    return 0;
+}
+
+void cm_memory_deinit(struct cm_memory *memory) {
+    cm_reaper_deinit(&memory->reaper);
+    cm_cleaner_deinit(&memory->cleaner);
+    cm_store_deinit(&memory->store);
+    cm_participant_deinit(&memory->master);
+    cm_segment_close(&memory->segment);
+    close(memory->bell);
+}
+
+/* A slice of everything that there is to do; comes again at once, or soon, if that is not all. */
+static void work(struct cm_memory *memory) {
+    uint64_t now_ms = cm_clock_ms();
+    bool more = cm_table_grow(&memory->master, SPLITS);
+    enum cm_cleaned cleaned = cm_cleaner_run(&memory->cleaner);
+    if (memory->sweeping)
+        memory->sweeping = cm_expiry_sweep(&memory->sweep, &memory->master, now_ms, SWEPT_RECORDS);
+    more |= memory->sweeping || cleaned == CM_CLEANED_MORE;
+    /* That counts all chunks, which are many in a large memory: not for each of thousands of rings a second.
+     */
+    bool later = now_ms == memory->stocked_ms;
+    if (!later)
+        more |= cm_cleaner_stock(&memory->segment, memory->growing);
+    memory->stocked_ms = now_ms;
+    if (more || later || cleaned == CM_CLEANED_LATER)
+        uv_timer_start(&memory->later, memory->later.timer_cb, more ? 0 : LATER_MS, 0);
+}
+
+static void on_later(uv_timer_t *later) {
+    work(later->data);
+}
+
+static void on_bell(uv_poll_t *heard, int status, int events) {
+    (void)status;
+    (void)events;
+    struct cm_memory *memory = heard->data;
+    uint64_t rung;
+    if (read(memory->bell, &rung, sizeof rung) < 0)
+        return;
+    /* Before the work: what is rung for during it is heard again. */
+    atomic_store(&memory->segment.header->rung, 0);
+    memory->growing = true;
+    work(memory);
+}
+
+static void on_round(uv_timer_t *round) {
+    struct cm_memory *memory = round->data;
+    /* A ringer may have died between its flag and its bell. */
+    atomic_store(&memory->segment.header->rung, 0);
+    cm_reaper_look(&memory->reaper, cm_clock_ms());
+    memory->sweeping = true;
+    work(memory);
+    memory->growing = false;
+    if (cm_cleaner_is_short(&memory->cleaner)) {
+        cm_append_close(&memory->master);
+        if (memory->on_short)
+            memory->on_short(memory->data);
+    }
+}
+
+void cm_memory_start(struct cm_memory *memory, uv_loop_t *loop) {
+    uv_poll_init(loop, &memory->heard, memory->bell);
+    uv_timer_init(loop, &memory->round);
+    uv_timer_init(loop, &memory->later);
+    memory->heard.data = memory->round.data = memory->later.data = memory;
+    memory->later.timer_cb = on_later;
+    uv_poll_start(&memory->heard, UV_READABLE, on_bell);
+    uv_timer_start(&memory->round, on_round, ROUND_MS, ROUND_MS);
+}
+
+void cm_memory_stop(struct cm_memory *memory) {
+    uv_close((uv_handle_t *)&memory->heard, NULL);
+    uv_close((uv_handle_t *)&memory->round, NULL);
+    uv_close((uv_handle_t *)&memory->later, NULL);
+}

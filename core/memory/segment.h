@@ -1,0 +1,136 @@
+/* The shared segment: one memfd that every process of a cluster maps, and where its parts are.
+ *
+ *     header | seats | chunk words | lock table | recency slots | groups | chunks
+ *
+ * References are offsets from the start; 0 is none. The master creates it and each process attaches it. The
+ * layout is fixed at creation; every process keeps its own copy of it, so that nothing written into the
+ * segment later can move a bound. */
+#ifndef CM_MEMORY_SEGMENT_H
+#define CM_MEMORY_SEGMENT_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* On arm64 an acquiring swap lets later loads pass the swap's own store; where a section must see what was
+ * published before somebody looked at its owner word (Dekker's pattern), the swap needs a full fence behind
+ * it. On x86 the swap is one. */
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+#define CM_FENCE_AFTER_SWAP() atomic_signal_fence(memory_order_seq_cst)
+#else
+#define CM_FENCE_AFTER_SWAP() atomic_thread_fence(memory_order_seq_cst)
+#endif
+
+#define CM_CACHE_LINE 64
+
+enum {
+    CM_GROUP_CHAINS = 7,
+    CM_CHUNK_MOST_BYTES = 1 << 20,
+    CM_CHUNK_LEAST_BYTES = 4096,
+    CM_FRAGMENTS_IN_CHUNK = 16, /* a record is at most this part of a chunk */
+    CM_SEATS_MOST = 4096,
+    CM_GROUPS_BACKED = 1024, /* get their pages together */
+};
+#define CM_SEGMENT_LEAST_BYTES (UINT64_C(1) << 20)
+
+/* One cache line of the table: {sequence 48, owner 16} and the heads of its chains. The owner's seat alone
+ * writes the line while the word names it. */
+struct cm_group {
+    _Alignas(CM_CACHE_LINE) _Atomic uint64_t word;
+    _Atomic uint64_t chains[CM_GROUP_CHAINS];
+};
+
+/* What is known about a chunk, beside it: core/memory/chunk. */
+struct cm_chunk {
+    _Atomic uint64_t word;        /* {generation 27, owner 16, state 3, live 18 in units of 8 bytes} */
+    _Atomic uint64_t used;        /* bytes that a walk may look at */
+    _Atomic uint64_t earliest_ms; /* when the first of its entries expires, or before; CM_NEVER */
+    uint64_t spare;
+};
+#define CM_NEVER UINT64_MAX
+
+/* A participant's place in the segment: core/memory/participant. */
+struct cm_seat {
+    _Alignas(CM_CACHE_LINE) _Atomic uint64_t section; /* {count 32, group 32} */
+    _Atomic uint64_t waiting_on;                      /* the group it waits for, + 1; 0: none */
+    _Atomic uint64_t retiring;      /* the record whose bytes are leaving their chunk's count */
+    _Atomic uint64_t retiring_rest; /* the fragments to follow */
+    _Atomic int64_t entries;        /* linked by it, less those it unlinked */
+    _Atomic int32_t pid;            /* 0: the seat is free */
+    _Alignas(CM_CACHE_LINE) _Atomic uint64_t hazards[]; /* a bit for each chunk it is copying from */
+};
+
+/* The layout; every number in it is bounded by the segment's size. */
+struct cm_layout {
+    uint64_t total_bytes;
+    uint32_t seats; /* numbered from 1; 1 is the master's */
+    uint32_t chunks;
+    uint32_t chunk_bytes; /* a power of 2 */
+    uint32_t groups_most;
+    uint64_t seats_at;
+    uint64_t seat_bytes;
+    uint64_t chunk_words_at;
+    uint64_t locks_at; /* the lock table's place, and the recency slots' */
+    uint64_t recency_at;
+    uint64_t groups_at;
+    uint64_t chunks_at;
+    uint64_t hash_seed;
+};
+
+struct cm_header {
+    /* Linear hashing's level and split, in one number; on a line of its own, read by everyone all the time.
+     */
+    _Alignas(CM_CACHE_LINE) _Atomic uint32_t groups;
+    uint8_t rest_of_line[CM_CACHE_LINE - sizeof(uint32_t)];
+    uint64_t magic;
+    struct cm_layout layout; /* to be copied; nobody reads it afterwards */
+    /* Hints: see core/memory/chunk. */
+    _Atomic uint32_t lowest_free; /* no chunk below is free */
+    _Atomic int32_t free_chunks;  /* the master counts afresh */
+    _Atomic uint32_t rung;        /* the bell has been rung and not been heard yet */
+};
+
+/* A process's mapping. */
+struct cm_segment {
+    uint8_t *base;
+    int fd;
+    struct cm_layout layout;
+    struct cm_header *header;
+    struct cm_group *groups;
+    struct cm_chunk *chunks;
+    uint32_t chunk_shift;
+    uint32_t record_most_bytes;
+};
+
+/* Creates and maps a segment of that many bytes for `seats` participants, the master among them. Pages come
+ * when they are used, except for the bookkeeping's, which are there from the start. 0; CM_E_NOMEMORY; an
+ * errno. */
+int cm_segment_create(uint64_t bytes, uint32_t seats, struct cm_segment *segment);
+
+/* Maps the segment behind the descriptor, which is the segment's from then on. 0; CM_E_BADFRAME for one that
+ * is none; an errno, after which the descriptor is the caller's still. `read_only` maps groups and chunks so,
+ * for tests. */
+int cm_segment_attach(int fd, bool read_only, struct cm_segment *segment);
+void cm_segment_close(struct cm_segment *segment);
+
+/* Makes sure that pages stand behind the bytes, so that touching them cannot fail. 0 or CM_E_NOMEMORY. */
+int cm_segment_back(const struct cm_segment *segment, uint64_t at, uint64_t len);
+/* Gives the pages behind the bytes back. */
+void cm_segment_punch(const struct cm_segment *segment, uint64_t at, uint64_t len);
+
+static inline struct cm_seat *cm_segment_seat(const struct cm_segment *segment, uint32_t id) {
+    return (struct cm_seat *)(void *)(segment->base + segment->layout.seats_at +
+                                      (id - 1) * segment->layout.seat_bytes);
+}
+
+static inline uint64_t cm_segment_chunk_at(const struct cm_segment *segment, uint32_t index) {
+    return segment->layout.chunks_at + ((uint64_t)index << segment->chunk_shift);
+}
+
+/* The chunk that an offset lies in; what lies in none gives a number that is not below layout.chunks. */
+static inline uint64_t cm_segment_chunk_of(const struct cm_segment *segment, uint64_t offset) {
+    return (offset - segment->layout.chunks_at) >> segment->chunk_shift;
+}
+
+#endif
