@@ -25,9 +25,15 @@ uint64_t cm_chunk_pack(struct cm_chunk_word word) {
            ((uint64_t)word.generation & GENERATION_MASK) << GENERATION_SHIFT;
 }
 
+/* A few more than the part: a chunk is much where there are few. */
+uint32_t cm_chunk_floor(const struct cm_segment *segment) {
+    enum { PER_MILLE = 40, MORE = 4 };
+    return (uint32_t)((uint64_t)segment->layout.chunks * PER_MILLE / 1000) + MORE;
+}
+
 uint64_t cm_chunk_limit_bytes(const struct cm_segment *segment) {
-    uint64_t bytes = (uint64_t)(segment->layout.chunks - CM_CHUNK_RESERVE) << segment->chunk_shift;
-    return bytes / 1000 * (1000 - CM_CHUNK_FLOOR_PER_MILLE);
+    uint32_t kept = cm_chunk_floor(segment) + CM_CHUNK_RESERVE;
+    return (uint64_t)(segment->layout.chunks - kept) << segment->chunk_shift;
 }
 
 /* --- the hints: relaxed, since a wrong one costs a search and nothing else --- */
@@ -121,8 +127,8 @@ static int claim_from(struct cm_participant *participant, uint32_t first, bool h
 }
 
 bool cm_chunk_few_free(const struct cm_segment *segment) {
-    uint64_t floor = (uint64_t)segment->layout.chunks * CM_CHUNK_FLOOR_PER_MILLE / 1000;
-    return atomic_load_explicit(&segment->header->free_chunks, memory_order_relaxed) <= (int64_t)floor;
+    return atomic_load_explicit(&segment->header->free_chunks, memory_order_relaxed) <=
+           (int64_t)cm_chunk_floor(segment);
 }
 
 int cm_chunk_claim(struct cm_participant *participant, uint32_t *index) {

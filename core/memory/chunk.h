@@ -32,9 +32,11 @@ static inline bool cm_chunk_is_free(const struct cm_chunk_word *word) {
     return word->state == CM_CHUNK_CLOSED && word->live_bytes == 0;
 }
 
-/* Of the chunks, so many per mille are the master's alone to give out, so that reachable bytes cannot fill
- * all of them: cleaning would find nothing to win. */
-enum { CM_CHUNK_FLOOR_PER_MILLE = 40, CM_CHUNK_RESERVE = 4 /* of the cleaner's */ };
+enum { CM_CHUNK_RESERVE = 4 }; /* of the cleaner's */
+
+/* So many free chunks are the master's alone to give out, so that reachable bytes cannot fill all of them:
+ * cleaning would find nothing to win. */
+uint32_t cm_chunk_floor(const struct cm_segment *segment);
 
 /* How many bytes of records can be reachable at the most. */
 uint64_t cm_chunk_limit_bytes(const struct cm_segment *segment);

@@ -11,7 +11,8 @@ enum {
     TARGET_PART = 64,    /* of the chunks are to be free */
     LEAST_TARGET = 3,
     WORTH_PER_MILLE = 120, /* to be won in a chunk that is cleaned ahead of need */
-    NEED_PER_MILLE = 15,   /* when there is no room otherwise */
+    NEED_PER_MILLE = 10,   /* when there is no room otherwise */
+    LOST_PER_MILLE = 20,   /* of the chunks' bytes may be lost in their rests, beside what is reachable */
     STOCK_CHUNKS = 16,     /* backed ahead of need */
     STOCK_SLICE = 4,
     KEPT_PART = 32, /* of the chunks may stay backed while they are free */
@@ -239,8 +240,7 @@ static enum cm_cleaned clean(struct cm_cleaner *cleaner, unsigned records, bool 
 /* So many chunks are to be free: for the others, beyond what is the master's alone. */
 static uint32_t target(const struct cm_segment *segment) {
     uint32_t part = segment->layout.chunks / TARGET_PART;
-    return (uint32_t)((uint64_t)segment->layout.chunks * CM_CHUNK_FLOOR_PER_MILLE / 1000) +
-           (part > LEAST_TARGET ? part : LEAST_TARGET);
+    return cm_chunk_floor(segment) + (part > LEAST_TARGET ? part : LEAST_TARGET);
 }
 
 static bool few_free(const struct cm_segment *segment) {
@@ -264,12 +264,15 @@ bool cm_cleaner_is_short(const struct cm_cleaner *cleaner) {
 int cm_cleaner_make_room(struct cm_cleaner *cleaner, uint64_t bytes, uint64_t freed_bytes) {
     struct cm_segment *segment = cleaner->segment;
     uint64_t limit = cm_chunk_limit_bytes(segment);
+    uint64_t allowed = ((uint64_t)segment->layout.chunks << segment->chunk_shift) / 1000 * LOST_PER_MILLE;
     struct cm_chunk_census census;
     for (;;) {
         cm_chunk_count(segment, &census);
-        uint64_t taken = census.live_bytes + census.lost_bytes;
+        /* The floor has room for the usual rests; only where more is lost does it count. */
+        uint64_t taken = census.live_bytes + (census.lost_bytes > allowed ? census.lost_bytes - allowed : 0);
         uint64_t kept = taken > freed_bytes ? taken - freed_bytes : 0;
-        if (bytes > limit || kept > limit - bytes)
+        /* What grows by nothing is not refused. */
+        if (bytes > limit || (bytes > freed_bytes && kept > limit - bytes))
             return CM_E_NOMEMORY;
         if (census.free > bytes / segment->layout.chunk_bytes * 17 / 16 + 1)
             return 0;

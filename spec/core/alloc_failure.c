@@ -3,8 +3,8 @@
 #include "base/error.h"
 #include "spec/core/test.h"
 
-static size_t countdown, failures, alive;
-static bool persistent;
+static volatile size_t countdown, failures, alive; /* the wrapped functions are known to the compiler */
+static volatile bool persistent;
 
 /* The linker gives the names. NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c) */
 void *__real_malloc(size_t size);

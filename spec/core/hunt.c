@@ -187,7 +187,7 @@ static void on_jitter(int signal) {
  * processors than workers they would meet once in each time slice only. */
 static void jitter(unsigned number) {
     sigaction(SIGALRM, &(struct sigaction){.sa_handler = on_jitter, .sa_flags = SA_RESTART}, NULL);
-    suseconds_t us = (suseconds_t)(JITTER_US + 70 * number);
+    suseconds_t us = JITTER_US + 70 * (suseconds_t)number;
     setitimer(ITIMER_REAL, &(struct itimerval){{0, us}, {0, us}}, NULL);
 }
 

@@ -170,7 +170,7 @@ void hunt_audit(struct hunt *hunt, bool exact, struct hunt_audit *audit);
  * keeps a chunk open: it would be marked for ever. */
 bool hunt_clean(struct hunt *hunt);
 /* Fails if a word names the seat, which has been buried. */
-void hunt_check_unnamed(const struct hunt *hunt, uint32_t seat);
+void hunt_check_unnamed(const struct hunt *hunt, uint32_t id);
 /* Claims and punches so far. */
 uint64_t hunt_generations(const struct hunt *hunt);
 

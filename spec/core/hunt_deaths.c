@@ -502,7 +502,8 @@ static void test_matrix(void **state) {
         HUNT_CHECK(deaths[j] >= NTHS, "point %s was reached %u times", points[j], deaths[j]);
     printf("deaths: %u in %u cases, %u operations at %u points, in %.2f s; a neighbour went on after %lu us "
            "at the worst\n",
-           all, cases, OPERATIONS, POINTS, (double)(hunt_now_us() - start_us) / 1e6, (unsigned long)worst_us);
+           all, cases, (unsigned)OPERATIONS, (unsigned)POINTS, (double)(hunt_now_us() - start_us) / 1e6,
+           (unsigned long)worst_us);
     hunt_finish(&hunt);
     current = (struct current){0};
 }

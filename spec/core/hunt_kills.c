@@ -36,7 +36,7 @@ static struct cm_bytes key_of(struct hunt_key *key, unsigned worker, size_t numb
     return hunt_key(key, "worker %u key %zu", worker, number);
 }
 static uint64_t number_of(unsigned worker, size_t number) {
-    return worker * 1000 + number;
+    return worker * UINT64_C(1000) + number;
 }
 
 static size_t random_len(uint64_t *random) {

@@ -21,7 +21,7 @@ static inline uint64_t random_next(uint64_t *state) {
 
 /* 0 .. below - 1. */
 static inline size_t random_below(uint64_t *state, size_t below) {
-    return (size_t)(random_next(state) % below);
+    return below ? (size_t)(random_next(state) % below) : 0;
 }
 
 #endif

@@ -167,7 +167,7 @@ static void overwrite(uint64_t *stamps, uint64_t count, size_t len, uint64_t mos
         if (put(n, len, stamp))
             fail_msg("no memory at %.1f%% after %lu sets", used_percent(), (unsigned long)stamp);
         stamps[n] = stamp;
-        if (written_bytes - tended > 4 * stores.segment.layout.chunk_bytes) {
+        if (written_bytes - tended > UINT64_C(4) * stores.segment.layout.chunk_bytes) {
             tended = written_bytes;
             stores_tend(&stores, true);
         }

@@ -170,7 +170,7 @@ static void expect_end(struct world *world, int code) {
 static void test_malformed(void **state) {
     (void)state;
     static const uint8_t headers[][CM_FRAME_HEADER_BYTES] = {
-        {0, 0, 0, 0, 255},                       /* no such operation */
+        {0, 0, 0, 0, 255},                          /* no such operation */
         {0, 0, 0, 0, CM_OP_EXPIRE, 128},            /* no such flag */
         {0, 0, 0, 0, CM_OP_EXPIRE, CM_FRAME_ERROR}, /* an error that is no reply */
         {0, 0, 0, 0, CM_OP_EXPIRE, 0, 1},           /* a zero that is none */

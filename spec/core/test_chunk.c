@@ -167,7 +167,7 @@ static void a_wrong_hint_hides_no_chunk(void **state) {
 
 static void the_last_chunks_are_the_masters(void **state) {
     (void)state;
-    uint32_t floor = segment.layout.chunks * CM_CHUNK_FLOOR_PER_MILLE / 1000, index;
+    uint32_t floor = cm_chunk_floor(&segment), index;
     assert_true(floor > 0);
     one.bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     for (uint32_t i = 0; i < segment.layout.chunks - floor; i++)

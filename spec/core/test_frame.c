@@ -36,7 +36,8 @@ static int append_frame(struct cm_buf *buf, uint8_t op, uint8_t flags, uint32_t 
 static void the_layout_is_as_written_down(void **state) {
     (void)state;
     struct cm_buf buf = {0};
-    assert_int_equal(append_frame(&buf, CM_OP_EXPIRE, CM_FRAME_REPLY | CM_FRAME_ERROR, 0x04030201, "abc", 3), 0);
+    assert_int_equal(append_frame(&buf, CM_OP_EXPIRE, CM_FRAME_REPLY | CM_FRAME_ERROR, 0x04030201, "abc", 3),
+                     0);
     const uint8_t expected[] = {3, 0, 0, 0, CM_OP_EXPIRE, 3, 0, 0, 1, 2, 3, 4, 'a', 'b', 'c'};
     assert_int_equal(buf.len, sizeof expected);
     assert_memory_equal(buf.data, expected, sizeof expected);

@@ -225,7 +225,7 @@ static void times(void **state) {
     assert_no_more(&exchange);
     stores_turn(now_ms += 6);
     assert_value(&exchange, "key", "second");
-    stores_turn(now_ms += 1);
+    stores_turn(now_ms + 1);
     assert_int_equal(expire(&exchange, "key", 7), CM_E_NOTFOUND);
     assert_value(&exchange, "key", NULL);
     /* A new entry has no ttl to keep, and takes the one given. */

@@ -464,9 +464,9 @@ describe("the end of a process", function()
   it("comes with code 1 when a luv callback runs out of memory", function()
     if clusters.isSanitized() then return end
     local c = clusters.run {
-      "--restart", "never",
+      "--restart", "never", "--memory", "16M",
       app = [[
-        os.execute(("prlimit --pid %d --as=1400000000"):format(uv.os_getpid()))
+        os.execute(("prlimit --pid %d --as=200000000"):format(uv.os_getpid()))
         local timer = uv.new_timer()
         timer:start(1, 0, function()
           timer:close()
