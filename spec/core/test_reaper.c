@@ -136,7 +136,8 @@ static void a_hole_that_it_had_claimed_is_one_still(void **state) {
 
 static void what_it_was_giving_up_is_evacuated(void **state) {
     (void)state;
-    append_something(100000);
+    append_something(170000);
+    assert_int_equal(dead.appender.held_count, 2);
     struct cm_record *entry = cm_record_at(&segment, cm_segment_chunk_at(&segment, dead.appender.held[0]));
     uint64_t first = atomic_load(entry->payload);
     uint32_t chunks[3] = {dead.appender.held[0], dead.appender.held[1], dead.appender.chunk};
