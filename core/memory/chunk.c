@@ -3,6 +3,8 @@
 #include "base/error.h"
 #include "base/fault.h"
 
+enum { CLAIMS_PER_RING = 8 };
+
 enum { LIVE_BITS = 18, STATE_BITS = 2, OWNER_BITS = 16, UNIT = 8 };
 #define LIVE_MASK ((UINT64_C(1) << LIVE_BITS) - 1)
 /* Set where it is no hole, so that a new segment's zeroes are free holes. */
@@ -143,8 +145,9 @@ int cm_chunk_claim(struct cm_participant *participant, uint32_t *index) {
         err = claim_from(participant, 0, false, index);
     if (err)
         err = claim_from(participant, 0, true, index);
-    /* The master keeps a stock of free chunks with pages behind them. */
-    cm_participant_ring(participant);
+    /* The master keeps a stock of free chunks with pages behind them. Waking it costs more than the claim. */
+    if (err || ++participant->claims % CLAIMS_PER_RING == 0)
+        cm_participant_ring(participant);
     return err ? CM_E_NOMEMORY : 0;
 }
 

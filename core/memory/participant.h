@@ -31,6 +31,7 @@ struct cm_participant {
     uint64_t *pieces; /* of the long value being read: the fragments' offsets */
     size_t pieces_room;
     uint32_t inserts; /* since it last rang for growth */
+    uint32_t claims;  /* of chunks */
     uint32_t waits;   /* of the section being entered */
     uint32_t tries;   /* of the last read; for the tests */
     /* Called now and then, with the owner's seat, while a group is waited for: the master's way of not

@@ -12,7 +12,7 @@ enum {
     TRIES = 8,           /* of a reader, before it takes the group */
     STEPS = 256,         /* along a chain, before a reader doubts that it has an end */
     COPIED_BYTES = 4096, /* a longer value is copied under hazards instead of being checked afterwards */
-    RING_INSERTS = 256,  /* between two hints to the master that the table may have to grow */
+    RING_INSERTS = 64,   /* at least, between two hints to the master that the table may have to grow */
 };
 
 struct cm_key cm_table_key(const struct cm_segment *segment, struct cm_bytes bytes) {
@@ -503,7 +503,9 @@ uint64_t cm_table_link(struct cm_participant *participant, struct cm_section *se
         participant->inserts++;
     }
     cm_section_leave(section);
-    if (participant->inserts >= RING_INSERTS) {
+    /* In proportion to the table: waking the master costs as much as dozens of inserts. */
+    if (participant->inserts >= RING_INSERTS &&
+        participant->inserts >= load_groups(participant->segment) / 2) {
         participant->inserts = 0;
         cm_participant_ring(participant);
     }
