@@ -45,6 +45,7 @@ int cm_memory_init(struct cm_memory *memory, uint64_t bytes, uint32_t processes)
     }
     cm_seat_assign(&memory->segment, CM_MASTER_SEAT, (int32_t)getpid());
     cm_participant_init(&memory->master, &memory->segment, CM_MASTER_SEAT);
+    memory->master.bell = memory->bell; /* it inserts too */
     cm_store_init(&memory->store, &memory->master);
     memory->store.make_room = make_room;
     memory->store.data = memory;

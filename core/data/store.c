@@ -408,8 +408,10 @@ int cm_store_clear(struct cm_store *store, struct cm_bytes prefix, uint64_t *cur
 
 void cm_store_stats(const struct cm_store *store, struct cm_store_stats *stats) {
     struct cm_segment *segment = store->participant->segment;
+    /* First the entries: the bytes of one that is not counted any more are given up already. */
+    stats->entries = cm_table_entries(segment);
     struct cm_chunk_census census;
     cm_chunk_count(segment, &census);
-    *stats =
-        (struct cm_store_stats){cm_table_entries(segment), census.live_bytes, cm_chunk_limit_bytes(segment)};
+    stats->used_bytes = census.live_bytes;
+    stats->limit_bytes = cm_chunk_limit_bytes(segment);
 }
