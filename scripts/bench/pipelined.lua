@@ -1,5 +1,5 @@
--- Many tasks set values at once, each waiting for its own: what one worker gets through when its requests share
--- writes. Usage: clustermem run -w 1 pipelined.lua [SETS PER TASK [TASKS]]
+-- Many tasks have the master store values at once, with setMany, each waiting for its own: what one worker gets through
+-- when its requests share writes. Usage: clustermem run -w 1 pipelined.lua [SETS PER TASK [TASKS]]
 local memory = require "clustermem"
 local task = require "clustermem.task"
 local uv = require "luv"
@@ -7,13 +7,12 @@ local uv = require "luv"
 local sets, tasks = ...
 sets = math.tointeger(tonumber(sets or 2000))
 tasks = math.tointeger(tonumber(tasks or 64))
-local value = string.rep("x", 105)
 
 local function setter(index)
-  local key = "k" .. index
+  local pairs_ = { ["k" .. index] = string.rep("x", 105) }
   return function()
     for _ = 1, sets do
-      assert(memory.set(key, value))
+      assert(memory.setMany(pairs_))
     end
   end
 end
