@@ -52,6 +52,15 @@ static void drop_output(struct cm_channel *channel) {
     cm_buf_reset(&channel->out, KEEP_BYTES);
 }
 
+/* What is sent makes room when it is the larger part: a stream that never quite ends must not grow the
+ * buffer, and each byte is moved at most once for one that has left. Between two frames. */
+static void forget_sent(struct cm_channel *channel) {
+    if (channel->sent < KEEP_BYTES || channel->sent < cm_channel_unsent(channel))
+        return;
+    cm_buf_consume(&channel->out, channel->sent);
+    channel->sent = 0;
+}
+
 /* Gives the kernel what it takes now. 0, or a negative errno. */
 static int write_some(struct cm_channel *channel) {
     while (cm_channel_unsent(channel)) {
@@ -60,9 +69,13 @@ static int write_some(struct cm_channel *channel) {
         if (sent >= 0)
             channel->sent += (size_t)sent;
         else if (errno == EAGAIN)
-            return 0;
+            break;
         else if (errno != EINTR)
             return -errno;
+    }
+    if (cm_channel_unsent(channel)) {
+        forget_sent(channel);
+        return 0;
     }
     drop_output(channel);
     return 0;

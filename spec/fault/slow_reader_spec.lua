@@ -110,7 +110,7 @@ describe("a worker that does not read", function()
       for i = 1, 200 do memory.setMany({ k = value, n = i }, function() end) end
       print(io.open("/proc/self/status"):read("a"):match("VmHWM:%s+(%d+) kB"))
     ]]) / 1024
-    assert.is_true(peak < BOUND_MB + 24, peak .. " MiB")
+    assert.is_true(peak < BOUND_MB + 4, peak .. " MiB")
   end)
 
   it("because it is busy for seconds is not harmed by what it asked for", function()
