@@ -238,7 +238,8 @@ static bool must_forward(const struct cm_vm *vm) {
     return vm->forwarded > 0;
 }
 
-/* While a clear goes on, what is written after its beginning is remembered: it shall stay. */
+/* While a clear goes on, what is written after its beginning is remembered: it shall stay. Before anything is
+ * encoded: this may collect garbage, and a finalizer may use the scratch buffer. */
 static void note_write(lua_State *L, struct cm_vm *vm, int key_index) {
     vm->writes++;
     lua_rawgeti(L, LUA_REGISTRYINDEX, vm->spared);
@@ -299,12 +300,12 @@ static int native_set(lua_State *L) {
     uint8_t flags = (uint8_t)luaL_optinteger(L, 3, 0);
     uint64_t ttl_ms = to_u64(L, 5);
     uint64_t version = to_u64(L, 4);
+    if (vm->clears)
+        note_write(L, vm, 1);
     struct cm_value value;
     int err = to_value(L, vm, 2, &value);
     if (err || vm->detached)
         return push_done(L, err ? err : CM_E_CLOSED);
-    if (vm->clears)
-        note_write(L, vm, 1);
     if (!must_forward(vm)) {
         struct cm_change change = {.if_absent = flags & CM_CHANGE_IF_ABSENT,
                                    .if_present = flags & CM_CHANGE_IF_PRESENT,
@@ -406,6 +407,10 @@ static int native_expire(lua_State *L) {
 static int native_set_many(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
     luaL_checktype(L, 1, LUA_TTABLE);
+    if (vm->clears) {
+        for (lua_pushnil(L); lua_next(L, 1); lua_pop(L, 1))
+            note_write(L, vm, lua_gettop(L) - 1);
+    }
     cm_buf_reset(&vm->scratch, KEEP_BYTES);
     struct cm_buf *scratch = &vm->scratch;
     struct cm_writer payload;
@@ -420,8 +425,6 @@ static int native_set_many(lua_State *L) {
         if (!payload.error)
             payload.error = cm_requests_encode(L, vm, lua_gettop(L), (const char *)key.data);
         cm_rewrite_u32(&payload, at, (uint32_t)(scratch->len - at - 4));
-        if (vm->clears)
-            note_write(L, vm, lua_gettop(L) - 1);
     }
     if (payload.error)
         return push_done(L, payload.error);
@@ -553,9 +556,9 @@ static int native_keys(lua_State *L) {
         return cm_requests_push_failure(L, err ? err : listing.err);
     /* Making the strings may collect garbage, and a finalizer may use the scratch buffer. */
     lua_Integer count = 0;
-    lua_createtable(L, (int)(listing.count < INT_MAX ? listing.count : INT_MAX), 0);
     struct cm_buf keys = vm->scratch;
     vm->scratch = (struct cm_buf){0};
+    lua_createtable(L, (int)(listing.count < INT_MAX ? listing.count : INT_MAX), 0);
     for (size_t at = 0; at < keys.len;) {
         uint32_t len;
         memcpy(&len, keys.data + at, sizeof len);

@@ -359,15 +359,20 @@ int cm_store_expire(struct cm_store *store, struct cm_bytes key_bytes, uint64_t 
 /* Takes one step and gives the living entries' keys to `visit`. 0, CM_E_NOMEMORY, or what visit returned. */
 static int walk_step(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, cm_store_key_fn visit,
                      void *data) {
-    cm_buf_reset(&store->listing, LISTING_KEEP_BYTES);
-    int err = cm_table_walk(store->participant, prefix, cursor, &store->listing);
+    /* Taken out meanwhile: a visitor may walk too. */
+    struct cm_buf listing = store->listing;
+    store->listing = (struct cm_buf){0};
+    cm_buf_reset(&listing, LISTING_KEEP_BYTES);
+    int err = cm_table_walk(store->participant, prefix, cursor, &listing);
     int stop = 0;
-    for (size_t at = 0; !err && at < store->listing.len;) {
-        const struct cm_listed *listed = (const struct cm_listed *)(const void *)(store->listing.data + at);
+    for (size_t at = 0; !err && at < listing.len;) {
+        const struct cm_listed *listed = (const struct cm_listed *)(const void *)(listing.data + at);
         at += sizeof *listed + cm_words(listed->key_len);
         if (!expired(store, listed->expires_ms))
             stop |= visit(data, (struct cm_bytes){listed->key, listed->key_len});
     }
+    cm_buf_deinit(&store->listing);
+    store->listing = listing;
     return err ? err : stop;
 }
 
