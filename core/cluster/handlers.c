@@ -67,7 +67,7 @@ static int do_set(struct request *request) {
     int err = cm_reader_end(&request->in);
     if (err)
         return err;
-    if (value.bytes.len > request->max_value_bytes)
+    if (!value.is_number && value.bytes.len > request->max_value_bytes)
         return CM_E_TOOLARGE;
     uint64_t version;
     err = cm_store_set(request->store, key, &value, &change, &version);
@@ -118,7 +118,7 @@ static int do_set_many(struct request *request) {
     for (uint32_t i = 0; i < count; i++) {
         pairs[i].key = read_key(request);
         pairs[i].value = read_value(request);
-        if (pairs[i].value.bytes.len > request->max_value_bytes)
+        if (!pairs[i].value.is_number && pairs[i].value.bytes.len > request->max_value_bytes)
             err = CM_E_TOOLARGE;
     }
     if (cm_reader_end(&request->in))

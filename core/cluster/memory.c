@@ -73,6 +73,9 @@ void cm_memory_deinit(struct cm_memory *memory) {
     close(memory->bell);
 }
 
+static void on_next(uv_idle_t *next);
+static void on_later(uv_timer_t *later);
+
 /* A slice of everything that there is to do; comes again at once, or soon, if that is not all. */
 static void work(struct cm_memory *memory) {
     uint64_t now_ms = cm_clock_ms();
@@ -87,8 +90,16 @@ static void work(struct cm_memory *memory) {
     if (!later)
         more |= cm_cleaner_stock(&memory->segment, memory->growing);
     memory->stocked_ms = now_ms;
-    if (more || later || cleaned == CM_CLEANED_LATER)
-        uv_timer_start(&memory->later, memory->later.timer_cb, more ? 0 : LATER_MS, 0);
+    if (more)
+        uv_idle_start(&memory->next, on_next);
+    else
+        uv_idle_stop(&memory->next);
+    if (!more && (later || cleaned == CM_CLEANED_LATER))
+        uv_timer_start(&memory->later, on_later, LATER_MS, 0);
+}
+
+static void on_next(uv_idle_t *next) {
+    work(next->data);
 }
 
 static void on_later(uv_timer_t *later) {
@@ -127,8 +138,8 @@ void cm_memory_start(struct cm_memory *memory, uv_loop_t *loop) {
     uv_poll_init(loop, &memory->heard, memory->bell);
     uv_timer_init(loop, &memory->round);
     uv_timer_init(loop, &memory->later);
-    memory->heard.data = memory->round.data = memory->later.data = memory;
-    memory->later.timer_cb = on_later;
+    uv_idle_init(loop, &memory->next);
+    memory->heard.data = memory->round.data = memory->later.data = memory->next.data = memory;
     uv_poll_start(&memory->heard, UV_READABLE, on_bell);
     uv_timer_start(&memory->round, on_round, ROUND_MS, ROUND_MS);
 }
@@ -137,4 +148,5 @@ void cm_memory_stop(struct cm_memory *memory) {
     uv_close((uv_handle_t *)&memory->heard, NULL);
     uv_close((uv_handle_t *)&memory->round, NULL);
     uv_close((uv_handle_t *)&memory->later, NULL);
+    uv_close((uv_handle_t *)&memory->next, NULL);
 }

@@ -19,8 +19,9 @@ struct cm_memory {
     struct cm_sweep sweep;
     int bell; /* an eventfd */
     uv_poll_t heard;
-    uv_timer_t round;    /* expiry, the standing still, what the hints have missed */
-    uv_timer_t later;    /* goes on with what is left to do */
+    uv_timer_t round; /* expiry, the standing still, what the hints have missed */
+    uv_idle_t next; /* goes on at once with what is left to do; a timer of 0 ms would not let the loop turn */
+    uv_timer_t later;    /* goes on soon, when somebody is in the way */
     bool sweeping;       /* a round of the sweep is under way */
     bool growing;        /* the bell has been rung since the last round */
     uint64_t stocked_ms; /* when the free chunks were last counted */

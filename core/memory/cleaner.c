@@ -294,8 +294,11 @@ bool cm_cleaner_stock(struct cm_segment *segment, bool growing) {
         kept = STOCK_CHUNKS;
     unsigned done = 0;
     if (growing && census.free_backed < STOCK_CHUNKS && census.free > census.free_backed) {
-        for (uint32_t i = 0; i < segment->layout.chunks && done < STOCK_SLICE; i++)
-            done += cm_chunk_back(segment, i) == 0;
+        int err = 0;
+        for (uint32_t i = 0; err != CM_E_NOMEMORY && i < segment->layout.chunks && done < STOCK_SLICE; i++) {
+            err = cm_chunk_back(segment, i);
+            done += err == 0;
+        }
     } else if (!growing && census.free_backed > kept) {
         uint32_t excess = census.free_backed - kept;
         for (uint32_t i = segment->layout.chunks; i-- > 0 && done < STOCK_SLICE && done < excess;)

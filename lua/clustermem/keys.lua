@@ -284,14 +284,16 @@ local function sum(slice, prefix, mark)
   end
 end
 
+local ending = { __close = native.endClear }
+
 local function clear(prefix)
   -- What this process writes from here on stays.
   local mark = native.beginClear()
+  local _ <close> = setmetatable({}, ending)
   -- What it has written before applies first: the master answers in order, so nothing of it is left behind this.
   local ok, message, code = request.complete(nil, native.setMany({}))
   local total
   if ok then total, message, code = sum(native.clear, prefix, mark) end
-  native.endClear()
   if total then return total end
   return nil, message, code
 end

@@ -35,7 +35,7 @@ function request.complete(callback, id, ...)
       scheduler.release()
     else
       pending[id] = function(...)
-        scheduler.start(callback, ...)
+        scheduler.spawn(callback, ...)
         scheduler.release()
       end
       native.throttle()
@@ -48,7 +48,9 @@ function request.complete(callback, id, ...)
     return ...
   end
   local task = scheduler.current()
-  pending[id] = function(...) scheduler.resume(task, ...) end
+  -- Not at once: all replies that have come together are to be noted first, or the next write of this task would go the
+  -- long way only because those of others are not counted as answered yet.
+  pending[id] = function(...) scheduler.wake(task, ...) end
   return scheduler.wait()
 end
 
