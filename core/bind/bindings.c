@@ -11,6 +11,7 @@
 #include "bind/replies.h"
 #include "bind/requests.h"
 #include "bind/vm.h"
+#include "bind/walks.h"
 #include "wire/ops.h"
 
 /* online(): a notice. */
@@ -183,6 +184,7 @@ int cm_bindings_open(lua_State *L) {
     luaL_newlib(L, functions);
     cm_requests_open(L);
     cm_keys_open(L);
+    cm_walks_open(L);
     push_info(L);
     lua_setfield(L, -2, "info");
     return 1;

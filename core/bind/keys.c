@@ -1,8 +1,6 @@
 #include "bind/keys.h"
 
 #include <lauxlib.h>
-#include <limits.h>
-#include <string.h>
 
 #include "base/error.h"
 #include "bind/requests.h"
@@ -12,7 +10,6 @@
 
 enum {
     KEEP_BYTES = 1 << 20, /* of a buffer, between two calls */
-    SLICE_STEPS = 2000,   /* of a walk, between two turns of the loop */
     WRITES_PER_TURN = 8192,
 };
 
@@ -522,126 +519,6 @@ static int native_short(lua_State *L) {
     return 1;
 }
 
-/* --- walks: a slice for each call --- */
-
-struct listing {
-    struct cm_buf *keys; /* one behind the other, each with its length before it */
-    uint64_t count;
-    uint64_t limit; /* 0: count only */
-    int err;
-};
-
-static int list_key(void *data, struct cm_bytes key) {
-    struct listing *listing = data;
-    listing->count++;
-    if (!listing->limit)
-        return 0;
-    uint32_t len = (uint32_t)key.len;
-    listing->err = cm_buf_append(listing->keys, &len, sizeof len);
-    if (!listing->err)
-        listing->err = cm_buf_append(listing->keys, key.data, key.len);
-    return listing->err || listing->count >= listing->limit;
-}
-
-/* keys(prefix, cursor, limit) -> { key, ... }, cursor */
-static int native_keys(lua_State *L) {
-    struct cm_vm *vm = cm_vm_of(L);
-    struct cm_bytes prefix = to_bytes(L, 1);
-    uint64_t cursor = to_u64(L, 2);
-    cm_buf_reset(&vm->scratch, KEEP_BYTES);
-    struct listing listing = {.keys = &vm->scratch, .limit = (uint64_t)luaL_checkinteger(L, 3)};
-    int err = vm->detached ? CM_E_CLOSED
-                           : cm_store_keys(&vm->store, prefix, &cursor, SLICE_STEPS, list_key, &listing);
-    if (err || listing.err)
-        return cm_requests_push_failure(L, err ? err : listing.err);
-    /* Making the strings may collect garbage, and a finalizer may use the scratch buffer. */
-    lua_Integer count = 0;
-    struct cm_buf keys = vm->scratch;
-    vm->scratch = (struct cm_buf){0};
-    lua_createtable(L, (int)(listing.count < INT_MAX ? listing.count : INT_MAX), 0);
-    for (size_t at = 0; at < keys.len;) {
-        uint32_t len;
-        memcpy(&len, keys.data + at, sizeof len);
-        lua_pushlstring(L, (const char *)keys.data + at + sizeof len, len);
-        lua_rawseti(L, -2, ++count);
-        at += sizeof len + len;
-    }
-    cm_buf_deinit(&vm->scratch);
-    vm->scratch = keys;
-    lua_pushinteger(L, (lua_Integer)cursor);
-    return 2;
-}
-
-/* count(prefix, cursor) -> count, cursor */
-static int native_count(lua_State *L) {
-    struct cm_vm *vm = cm_vm_of(L);
-    struct cm_bytes prefix = to_bytes(L, 1);
-    uint64_t cursor = to_u64(L, 2);
-    struct listing listing = {0};
-    int err = vm->detached ? CM_E_CLOSED
-                           : cm_store_keys(&vm->store, prefix, &cursor, SLICE_STEPS, list_key, &listing);
-    if (err)
-        return cm_requests_push_failure(L, err);
-    lua_pushinteger(L, (lua_Integer)listing.count);
-    lua_pushinteger(L, (lua_Integer)cursor);
-    return 2;
-}
-
-/* beginClear() -> mark: what is written from here on is spared. endClear() is due. */
-static int native_begin_clear(lua_State *L) {
-    struct cm_vm *vm = cm_vm_of(L);
-    if (vm->clears == 0) {
-        lua_newtable(L);
-        vm->spared = luaL_ref(L, LUA_REGISTRYINDEX);
-    }
-    vm->clears++;
-    lua_pushinteger(L, vm->writes);
-    return 1;
-}
-
-static int native_end_clear(lua_State *L) {
-    struct cm_vm *vm = cm_vm_of(L);
-    if (vm->clears && --vm->clears == 0)
-        luaL_unref(L, LUA_REGISTRYINDEX, vm->spared);
-    return 0;
-}
-
-struct clearing {
-    lua_State *L;
-    int spared; /* where the table is on the stack */
-    lua_Integer mark;
-};
-
-static bool spare_key(void *data, struct cm_bytes key) {
-    struct clearing *clearing = data;
-    lua_State *L = clearing->L;
-    lua_pushlstring(L, (const char *)key.data, key.len);
-    bool spared = lua_rawget(L, clearing->spared) == LUA_TNUMBER && lua_tointeger(L, -1) > clearing->mark;
-    lua_pop(L, 1);
-    return spared;
-}
-
-/* clear(prefix, cursor, mark) -> count, cursor */
-static int native_clear(lua_State *L) {
-    struct cm_vm *vm = cm_vm_of(L);
-    struct cm_bytes prefix = to_bytes(L, 1);
-    uint64_t cursor = to_u64(L, 2);
-    struct clearing clearing = {.L = L, .mark = luaL_checkinteger(L, 3)};
-    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->spared);
-    clearing.spared = lua_gettop(L);
-    /* Nothing was written since: nothing to look up. */
-    bool any = vm->writes > clearing.mark;
-    uint64_t removed = 0;
-    int err = vm->detached ? CM_E_CLOSED
-                           : cm_store_clear(&vm->store, prefix, &cursor, SLICE_STEPS, any ? spare_key : NULL,
-                                            &clearing, &removed);
-    if (err)
-        return cm_requests_push_failure(L, err);
-    lua_pushinteger(L, (lua_Integer)removed);
-    lua_pushinteger(L, (lua_Integer)cursor);
-    return 2;
-}
-
 void cm_keys_open(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"get", native_get},
@@ -656,11 +533,6 @@ void cm_keys_open(lua_State *L) {
         {"expire", native_expire},
         {"setMany", native_set_many},
         {"short", native_short},
-        {"keys", native_keys},
-        {"count", native_count},
-        {"beginClear", native_begin_clear},
-        {"endClear", native_end_clear},
-        {"clear", native_clear},
         {NULL, NULL},
     };
     luaL_setfuncs(L, functions, 0);
