@@ -138,7 +138,7 @@ static int append(struct cm_store *store, const struct cm_pair *pairs, size_t co
     if (!err)
         err = append_all(store, pairs, count, expires_ms, offsets);
     else if (!store->make_room)
-        cm_participant_ring(store->participant);
+        cm_participant_ring(store->participant, CM_RING_MEMORY);
     for (int i = 0; err == CM_E_NOMEMORY && store->make_room && i < ROOM_TRIES; i++) {
         if (make_room(store, pairs, count))
             break;

@@ -30,6 +30,11 @@ static inline _Atomic uint64_t *chain_of(struct cm_group *group, uint64_t hash) 
     return &group->chains[(hash >> 48) * CM_GROUP_CHAINS >> 16];
 }
 
+/* The group that is owned in the section. */
+static inline struct cm_group *group_in(const struct cm_segment *segment, const struct cm_section *section) {
+    return &segment->groups[section->line];
+}
+
 static inline uint64_t load(const _Atomic uint64_t *word) {
     return atomic_load_explicit((_Atomic uint64_t *)word, memory_order_relaxed);
 }

@@ -136,7 +136,7 @@ bool cm_chunk_few_free(const struct cm_segment *segment) {
 int cm_chunk_claim(struct cm_participant *participant, uint32_t *index) {
     struct cm_segment *segment = participant->segment;
     if (participant->id != CM_MASTER_SEAT && cm_chunk_few_free(segment)) {
-        cm_participant_ring(participant);
+        cm_participant_ring(participant, CM_RING_MEMORY);
         return CM_E_NOMEMORY;
     }
     uint32_t lowest = atomic_load_explicit(&segment->header->lowest_free, memory_order_relaxed);
@@ -147,7 +147,7 @@ int cm_chunk_claim(struct cm_participant *participant, uint32_t *index) {
         err = claim_from(participant, 0, true, index);
     /* The master keeps a stock of free chunks with pages behind them. Waking it costs more than the claim. */
     if (err || ++participant->claims % CLAIMS_PER_RING == 0)
-        cm_participant_ring(participant);
+        cm_participant_ring(participant, CM_RING_MEMORY);
     return err ? CM_E_NOMEMORY : 0;
 }
 

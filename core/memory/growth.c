@@ -34,11 +34,12 @@ static bool split(struct cm_participant *master) {
     struct cm_section section;
     if (!cm_section_try(master, groups & mask >> 1, &section))
         return false;
+    struct cm_group *parent = &segment->groups[section.line];
     struct cm_group *child = &segment->groups[groups];
     cm_section_shut(master, &section);
     store(&child->word, cm_word(section.sequence + 1, master->id));
     for (int i = 0; i < CM_GROUP_CHAINS; i++)
-        deal(segment, &section.group->chains[i], &child->chains[i], mask, groups);
+        deal(segment, &parent->chains[i], &child->chains[i], mask, groups);
     /* Release: who loads the number sees the child shut at least; who loads either even sequence behind it
      * sees the number too. */
     atomic_store_explicit(&segment->header->groups, groups + 1, memory_order_release);

@@ -60,33 +60,33 @@ void cm_participant_deinit(struct cm_participant *participant) {
 /* The section is named before the group is taken; the swap that takes the group releases it, so whoever sees
  * the group owned by this seat (acquire) sees the section that names it. Release itself: who sees this
  * section (acquire), and so takes the last one to be over, sees all that was done in that. */
-static void name_section(struct cm_participant *participant, uint32_t index) {
+static void name_section(struct cm_participant *participant, uint32_t line) {
     participant->count++;
-    atomic_store_explicit(&participant->seat->section, (uint64_t)participant->count << 32 | index,
+    atomic_store_explicit(&participant->seat->section, (uint64_t)participant->count << 32 | line,
                           memory_order_release);
 }
 
 /* The swap acquires what the last owner released when it cleared its name: all it stored is seen here. */
-static bool take(struct cm_participant *participant, struct cm_group *group, uint64_t *word) {
-    *word = atomic_load_explicit(&group->word, memory_order_relaxed);
+static bool take(struct cm_participant *participant, _Atomic uint64_t *at, uint64_t *word) {
+    *word = atomic_load_explicit(at, memory_order_relaxed);
     if (cm_word_owner(*word) ||
-        !atomic_compare_exchange_strong_explicit(&group->word, word, *word | participant->id,
-                                                 memory_order_acq_rel, memory_order_relaxed))
+        !atomic_compare_exchange_strong_explicit(at, word, *word | participant->id, memory_order_acq_rel,
+                                                 memory_order_relaxed))
         return false;
     CM_FENCE_AFTER_SWAP();
     CM_FAULT("group-taken");
     return true;
 }
 
-/* One step of waiting for the group. */
-static void wait_for(struct cm_participant *participant, uint32_t index, uint32_t owner) {
+/* One step of waiting for the line. */
+static void wait_for(struct cm_participant *participant, uint32_t line, uint32_t owner) {
     uint32_t waits = ++participant->waits;
     if (waits < SPINS) {
         cm_pause();
         return;
     }
     if (waits == SPINS)
-        atomic_store_explicit(&participant->seat->waiting_on, (uint64_t)index + 1, memory_order_relaxed);
+        atomic_store_explicit(&participant->seat->waiting_on, (uint64_t)line + 1, memory_order_relaxed);
     if (participant->on_wait)
         participant->on_wait(participant->on_wait_data, owner);
     if (waits < YIELDS)
@@ -95,28 +95,28 @@ static void wait_for(struct cm_participant *participant, uint32_t index, uint32_
         nanosleep(&(struct timespec){.tv_nsec = SLEEP_NS}, NULL);
 }
 
-void cm_section_enter(struct cm_participant *participant, uint32_t index, struct cm_section *section) {
-    struct cm_group *group = &participant->segment->groups[index];
+void cm_section_enter(struct cm_participant *participant, uint32_t line, struct cm_section *section) {
+    _Atomic uint64_t *at = cm_segment_word(participant->segment, line);
     uint64_t word;
-    name_section(participant, index);
-    if (!take(participant, group, &word)) {
+    name_section(participant, line);
+    if (!take(participant, at, &word)) {
         participant->waits = 0;
         do
-            wait_for(participant, index, cm_word_owner(word));
-        while (!take(participant, group, &word));
+            wait_for(participant, line, cm_word_owner(word));
+        while (!take(participant, at, &word));
         if (participant->waits >= SPINS)
             atomic_store_explicit(&participant->seat->waiting_on, 0, memory_order_relaxed);
     }
-    *section = (struct cm_section){group, index, cm_word_sequence(word)};
+    *section = (struct cm_section){at, line, cm_word_sequence(word)};
 }
 
-bool cm_section_try(struct cm_participant *participant, uint32_t index, struct cm_section *section) {
-    struct cm_group *group = &participant->segment->groups[index];
+bool cm_section_try(struct cm_participant *participant, uint32_t line, struct cm_section *section) {
+    _Atomic uint64_t *at = cm_segment_word(participant->segment, line);
     uint64_t word;
-    name_section(participant, index);
+    name_section(participant, line);
     for (int i = 0; i < SPINS; i++) {
-        if (take(participant, group, &word)) {
-            *section = (struct cm_section){group, index, cm_word_sequence(word)};
+        if (take(participant, at, &word)) {
+            *section = (struct cm_section){at, line, cm_word_sequence(word)};
             return true;
         }
         cm_pause();
@@ -128,14 +128,13 @@ bool cm_section_try(struct cm_participant *participant, uint32_t index, struct c
  * bytes which were overwritten after it must see that it has changed. */
 void cm_section_publish(struct cm_participant *participant, struct cm_section *section) {
     section->sequence += 2;
-    atomic_store_explicit(&section->group->word, cm_word(section->sequence, participant->id),
-                          memory_order_release);
+    atomic_store_explicit(section->word, cm_word(section->sequence, participant->id), memory_order_release);
 }
 
 /* The odd sequence must be seen before anything that is stored behind it (a release fence: store before
  * store), or a reader could take half of it under the even one. */
 void cm_section_shut(struct cm_participant *participant, const struct cm_section *section) {
-    atomic_store_explicit(&section->group->word, cm_word(section->sequence + 1, participant->id),
+    atomic_store_explicit(section->word, cm_word(section->sequence + 1, participant->id),
                           memory_order_relaxed);
     atomic_thread_fence(memory_order_release);
 }
@@ -143,7 +142,7 @@ void cm_section_shut(struct cm_participant *participant, const struct cm_section
 /* Release: the next owner's swap acquires it, and with it all that this one stored. */
 void cm_section_leave(const struct cm_section *section) {
     CM_FAULT("before-release");
-    atomic_store_explicit(&section->group->word, cm_word(section->sequence, 0), memory_order_release);
+    atomic_store_explicit(section->word, cm_word(section->sequence, 0), memory_order_release);
 }
 
 /* --- hazards --- */
@@ -173,15 +172,12 @@ bool cm_hazard_any(const struct cm_segment *segment, uint32_t chunk) {
 
 /* --- the barrier --- */
 
-#define PASSED UINT64_MAX /* no group has that number */
+#define PASSED UINT64_MAX /* no line has that number */
 
-/* Whether the seat is in a section: it owns the group that it names. */
+/* Whether the seat is in a section: it owns the line that it names. */
 static bool inside(const struct cm_segment *segment, uint32_t id, uint64_t section) {
-    uint32_t index = (uint32_t)section;
-    if (index >= segment->layout.groups_most)
-        return false;
-    uint64_t word = atomic_load_explicit(&segment->groups[index].word, memory_order_acquire);
-    return cm_word_owner(word) == id;
+    const _Atomic uint64_t *word = cm_segment_word(segment, (uint32_t)section);
+    return word && cm_word_owner(atomic_load_explicit(word, memory_order_acquire)) == id;
 }
 
 int cm_barrier_begin(struct cm_barrier *barrier, const struct cm_segment *segment) {
@@ -225,9 +221,11 @@ void cm_barrier_deinit(struct cm_barrier *barrier) {
 
 /* --- the bell --- */
 
-void cm_participant_ring(struct cm_participant *participant) {
+void cm_participant_ring(struct cm_participant *participant, uint32_t what) {
     _Atomic uint32_t *rung = &participant->segment->header->rung;
-    if (participant->bell < 0 || atomic_load_explicit(rung, memory_order_relaxed) || atomic_exchange(rung, 1))
+    /* The flags' order decides: either the master's exchange takes this one, and sees what was stored before
+     * it, or this finds none and rings. */
+    if (participant->bell < 0 || atomic_fetch_or(rung, what))
         return;
     uint64_t one = 1;
     /* It can fail only when it has been rung 2^64 - 1 times. */

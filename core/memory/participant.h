@@ -1,8 +1,9 @@
 /* A process's part in the segment: its seat, its sections, what it is copying from, and where it appends.
  *
- * A section is the time in which a participant owns one group. Its seat names the group before it is taken,
- * so who finds the owner dead knows what to free. Nothing in a section may call out, wait or allocate. One
- * participant for each process, one thread. */
+ * A section is the time in which a participant owns one line: a group of the table, or a bucket of the lock
+ * table (cm_segment_word). Its seat names the line before it is taken, so who finds the owner dead knows what
+ * to free. Nothing in a section may call out, wait or allocate. One participant for each process, one thread.
+ */
 #ifndef CM_MEMORY_PARTICIPANT_H
 #define CM_MEMORY_PARTICIPANT_H
 
@@ -34,7 +35,7 @@ struct cm_participant {
     uint32_t claims;  /* of chunks */
     uint32_t waits;   /* of the section being entered */
     uint32_t tries;   /* of the last read; for the tests */
-    /* Called now and then, with the owner's seat, while a group is waited for: the master's way of not
+    /* Called now and then, with the owner's seat, while a line is waited for: the master's way of not
      * waiting for the dead. NULL: none. */
     void (*on_wait)(void *data, uint32_t owner);
     void *on_wait_data;
@@ -51,7 +52,7 @@ void cm_seat_give_back(struct cm_segment *segment, uint32_t id);
 void cm_participant_init(struct cm_participant *participant, struct cm_segment *segment, uint32_t id);
 void cm_participant_deinit(struct cm_participant *participant);
 
-/* --- groups: {sequence 48, owner 16} --- */
+/* --- words: {sequence 48, owner 16} --- */
 
 static inline uint64_t cm_word(uint64_t sequence, uint32_t owner) {
     return sequence << 16 | owner;
@@ -73,16 +74,17 @@ static inline void cm_pause(void) {
 }
 
 struct cm_section {
-    struct cm_group *group;
-    uint32_t index;
+    _Atomic uint64_t *word;
+    uint32_t line;
     uint64_t
         sequence; /* even: what it was when the section began, and what readers see until it is moved on */
 };
 
-/* Owns the group from its return on. Waits for the present owner: briefly by spinning, then by yielding. */
-void cm_section_enter(struct cm_participant *participant, uint32_t index, struct cm_section *section);
+/* Owns the line, which there is, from its return on. Waits for the present owner: briefly by spinning, then
+ * by yielding. */
+void cm_section_enter(struct cm_participant *participant, uint32_t line, struct cm_section *section);
 /* As above, but gives up after a short spin. */
-bool cm_section_try(struct cm_participant *participant, uint32_t index, struct cm_section *section);
+bool cm_section_try(struct cm_participant *participant, uint32_t line, struct cm_section *section);
 /* Makes the change that has been stored visible: readers that began before it will look again. */
 void cm_section_publish(struct cm_participant *participant, struct cm_section *section);
 /* Makes readers wait until the next publish: for what takes more than one store. */
@@ -111,7 +113,7 @@ int cm_barrier_begin(struct cm_barrier *barrier, const struct cm_segment *segmen
 bool cm_barrier_passed(struct cm_barrier *barrier, const struct cm_segment *segment);
 void cm_barrier_deinit(struct cm_barrier *barrier);
 
-/* Wakes the master. Once is enough until it has heard. */
-void cm_participant_ring(struct cm_participant *participant);
+/* Wakes the master for CM_RING_.... Once is enough until it has heard. */
+void cm_participant_ring(struct cm_participant *participant, uint32_t what);
 
 #endif

@@ -278,7 +278,8 @@ static int walk_as_owner(struct cm_participant *participant, struct cm_bytes pre
         struct cm_section section;
         cm_table_enter(participant, hash, &section);
         *groups = load_groups(participant->segment);
-        err = list_group(participant->segment, section.group, UINT32_MAX, prefix, false, out);
+        err = list_group(participant->segment, group_in(participant->segment, &section), UINT32_MAX, prefix,
+                         false, out);
         cm_section_leave(&section);
         if (err != CM_E_NOMEMORY)
             return err;

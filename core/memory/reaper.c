@@ -34,28 +34,26 @@ void cm_reaper_deinit(struct cm_reaper *reaper) {
     *reaper = (struct cm_reaper){0};
 }
 
-/* The group that the seat's section names, if the seat owns it. */
-static struct cm_group *owned_group(const struct cm_segment *segment, uint32_t id, uint64_t section,
+/* The line that the seat's section names, if the seat owns it. */
+static _Atomic uint64_t *owned_line(const struct cm_segment *segment, uint32_t id, uint64_t section,
                                     uint64_t *word) {
-    uint32_t index = (uint32_t)section;
-    if (index >= segment->layout.groups_most)
+    _Atomic uint64_t *line = cm_segment_word(segment, (uint32_t)section);
+    if (!line)
         return NULL;
-    struct cm_group *group = &segment->groups[index];
-    *word = atomic_load_explicit(&group->word, memory_order_acquire);
-    return cm_word_owner(*word) == id ? group : NULL;
+    *word = atomic_load_explicit(line, memory_order_acquire);
+    return cm_word_owner(*word) == id ? line : NULL;
 }
 
-static void free_group(struct cm_reaper *reaper, uint32_t id) {
+static void free_line(struct cm_reaper *reaper, uint32_t id) {
     struct cm_seat *seat = cm_segment_seat(reaper->segment, id);
     uint64_t word;
-    struct cm_group *group = owned_group(reaper->segment, id, atomic_load(&seat->section), &word);
-    if (!group)
+    _Atomic uint64_t *line = owned_line(reaper->segment, id, atomic_load(&seat->section), &word);
+    if (!line)
         return;
     /* To the next even number, in any case on: readers that saw what it was in the midst of look again, and a
      * number that it published has its version. Release: what it stored counts from here on. */
     uint64_t next = cm_word((cm_word_sequence(word) | 1) + 1, 0);
-    atomic_compare_exchange_strong_explicit(&group->word, &word, next, memory_order_acq_rel,
-                                            memory_order_relaxed);
+    atomic_compare_exchange_strong_explicit(line, &word, next, memory_order_acq_rel, memory_order_relaxed);
 }
 
 /* The chunks that it had opened, found by the chunks' own words: it may have died before it took note. */
@@ -102,7 +100,7 @@ static void mark_retiring(struct cm_reaper *reaper, struct cm_seat *seat) {
 }
 
 void cm_reaper_repair(struct cm_reaper *reaper, uint32_t id) {
-    free_group(reaper, id);
+    free_line(reaper, id);
     close_chunks(reaper, id);
     /* Before anything is cleaned: the list of fragments leads through chunks that may be. */
     mark_retiring(reaper, cm_segment_seat(reaper->segment, id));
@@ -137,7 +135,7 @@ void cm_reaper_look(struct cm_reaper *reaper, uint64_t now_ms) {
         int32_t pid = atomic_load(&seat->pid);
         uint64_t section = atomic_load(&seat->section);
         uint64_t word;
-        bool inside = pid > 0 && owned_group(reaper->segment, id, section, &word);
+        bool inside = pid > 0 && owned_line(reaper->segment, id, section, &word);
         if (!inside || !in_time || section != stand->section || word != stand->word) {
             *stand = (struct cm_stand){section, inside ? word : 0, now_ms};
         } else if (has_ended(pid)) {

@@ -15,7 +15,8 @@
 enum {
     CHUNKS_PER_SEAT =
         64, /* at least, so that what open chunks leave unused is at most this part of the cap */
-    LOCK_BYTES_PART = 1024, /* of the whole */
+    LOCK_BYTES_PART = 1024, /* of the whole; further locks are kept by the master */
+    LOCK_BYTES_MOST = 4 << 20,
     RECENCY_BYTES_PART = 256,
     GROUP_BYTES_PART = 20, /* with chains of one entry that is enough for entries of 183 bytes each */
     LEAST_GROUPS = 64,
@@ -25,6 +26,15 @@ enum {
 static uint64_t pages(uint64_t bytes) {
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     return (bytes + page - 1) / page * page;
+}
+
+/* So many fit, and their number is a power of 2. */
+static uint32_t lock_buckets_for(uint64_t bytes) {
+    uint64_t part = pages(bytes / LOCK_BYTES_PART);
+    uint32_t buckets = LOCK_BYTES_MOST / CM_LOCK_BUCKET_BYTES;
+    while ((uint64_t)buckets * CM_LOCK_BUCKET_BYTES > part)
+        buckets /= 2;
+    return buckets;
 }
 
 static uint32_t chunk_bytes_for(uint64_t bytes, uint32_t seats) {
@@ -46,11 +56,13 @@ static int lay_out(struct cm_layout *layout, uint64_t bytes, uint32_t seats) {
     layout->seat_bytes = offsetof(struct cm_seat, hazards) + hazard_bytes;
     layout->chunk_words_at = layout->seats_at + pages(seats * layout->seat_bytes);
     layout->locks_at = layout->chunk_words_at + pages(chunks_at_most * sizeof(struct cm_chunk));
-    layout->recency_at = layout->locks_at + pages(bytes / LOCK_BYTES_PART);
+    layout->lock_buckets = lock_buckets_for(bytes);
+    layout->recency_at = layout->locks_at + pages((uint64_t)layout->lock_buckets * CM_LOCK_BUCKET_BYTES);
     layout->groups_at = layout->recency_at + pages(bytes / RECENCY_BYTES_PART);
     uint64_t group_bytes = pages(bytes / GROUP_BYTES_PART);
     layout->chunks_at = layout->groups_at + group_bytes;
     uint64_t groups = group_bytes / sizeof(struct cm_group);
+    /* A seat's section has 32 bits for them and the lock buckets behind them. */
     layout->groups_most = groups > UINT32_MAX / 2 ? UINT32_MAX / 2 : (uint32_t)groups;
     if (layout->chunks_at > bytes || (bytes - layout->chunks_at) / chunk_bytes < LEAST_CHUNKS ||
         groups < LEAST_GROUPS)
@@ -89,7 +101,7 @@ static int fill(struct cm_segment *segment, const struct cm_layout *layout) {
     segment->layout = *layout;
     point(segment);
     /* What is touched without a look at whether it is there; groups and chunks come later. */
-    err = cm_segment_back(segment, 0, layout->locks_at);
+    err = cm_segment_back(segment, 0, layout->recency_at);
     uint64_t group_bytes = CM_GROUPS_BACKED * sizeof(struct cm_group);
     uint64_t room = layout->chunks_at - layout->groups_at;
     if (!err)
@@ -99,6 +111,7 @@ static int fill(struct cm_segment *segment, const struct cm_layout *layout) {
     segment->header->magic = MAGIC;
     segment->header->layout = *layout;
     atomic_store(&segment->header->groups, LEAST_GROUPS);
+    atomic_store(&segment->header->earliest_lease_ms, CM_NEVER);
     atomic_store(&segment->header->free_chunks, (int32_t)layout->chunks);
     return 0;
 }

@@ -31,6 +31,7 @@ enum {
     CM_FRAGMENTS_IN_CHUNK = 16, /* a record is at most this part of a chunk */
     CM_SEATS_MOST = 4096,
     CM_GROUPS_BACKED = 1024, /* get their pages together */
+    CM_LOCK_BUCKET_BYTES = 8 * CM_CACHE_LINE,
 };
 #define CM_SEGMENT_LEAST_BYTES (UINT64_C(1) << 20)
 
@@ -52,8 +53,8 @@ struct cm_chunk {
 
 /* A participant's place in the segment: core/memory/participant. */
 struct cm_seat {
-    _Alignas(CM_CACHE_LINE) _Atomic uint64_t section; /* {count 32, group 32} */
-    _Atomic uint64_t waiting_on;                      /* the group it waits for, + 1; 0: none */
+    _Alignas(CM_CACHE_LINE) _Atomic uint64_t section; /* {count 32, line 32} */
+    _Atomic uint64_t waiting_on;                      /* the line it waits for, + 1; 0: none */
     _Atomic uint64_t retiring;      /* the record whose bytes are leaving their chunk's count */
     _Atomic uint64_t retiring_rest; /* the fragments to follow */
     _Atomic int64_t entries;        /* linked by it, less those it unlinked */
@@ -68,11 +69,12 @@ struct cm_layout {
     uint32_t chunks;
     uint32_t chunk_bytes; /* a power of 2 */
     uint32_t groups_most;
+    uint32_t lock_buckets; /* a power of 2 */
     uint64_t seats_at;
     uint64_t seat_bytes;
     uint64_t chunk_words_at;
-    uint64_t locks_at; /* the lock table's place, and the recency slots' */
-    uint64_t recency_at;
+    uint64_t locks_at;   /* core/data/lock */
+    uint64_t recency_at; /* the recency slots' place */
     uint64_t groups_at;
     uint64_t chunks_at;
     uint64_t hash_seed;
@@ -83,12 +85,16 @@ struct cm_header {
      */
     _Alignas(CM_CACHE_LINE) _Atomic uint32_t groups;
     uint8_t rest_of_line[CM_CACHE_LINE - sizeof(uint32_t)];
+    /* The last fencing token given; on a line of its own, written by everyone who takes a lock. */
+    _Alignas(CM_CACHE_LINE) _Atomic uint64_t lock_token;
+    _Atomic uint64_t earliest_lease_ms; /* no lease ends before; CM_NEVER */
+    uint8_t rest_of_token_line[CM_CACHE_LINE - 2 * sizeof(uint64_t)];
     uint64_t magic;
     struct cm_layout layout; /* to be copied; nobody reads it afterwards */
     /* Hints: see core/memory/chunk. */
     _Atomic uint32_t lowest_free; /* no chunk below is free */
     _Atomic int32_t free_chunks;  /* the master counts afresh */
-    _Atomic uint32_t rung;        /* the bell has been rung and not been heard yet */
+    _Atomic uint32_t rung;        /* the bell has been rung for these and not been heard yet: CM_RING_... */
 };
 
 /* A process's mapping. */
@@ -102,6 +108,9 @@ struct cm_segment {
     uint32_t chunk_shift;
     uint32_t record_most_bytes;
 };
+
+/* What the bell is rung for. */
+enum { CM_RING_MEMORY = 1, CM_RING_LOCKS = 2 };
 
 /* Creates and maps a segment of that many bytes for `seats` participants, the master among them. Pages come
  * when they are used, except for the bookkeeping's, which are there from the start. 0; CM_E_NOMEMORY; an
@@ -122,6 +131,19 @@ void cm_segment_punch(const struct cm_segment *segment, uint64_t at, uint64_t le
 static inline struct cm_seat *cm_segment_seat(const struct cm_segment *segment, uint32_t id) {
     return (struct cm_seat *)(void *)(segment->base + segment->layout.seats_at +
                                       (id - 1) * segment->layout.seat_bytes);
+}
+
+/* What can be owned, by number: the groups, and behind them the buckets of the lock table. Each begins with a
+ * word {sequence 48, owner 16}. NULL for a number that is none's. */
+static inline _Atomic uint64_t *cm_segment_word(const struct cm_segment *segment, uint32_t line) {
+    const struct cm_layout *layout = &segment->layout;
+    if (line < layout->groups_most)
+        return &segment->groups[line].word;
+    line -= layout->groups_most;
+    if (line >= layout->lock_buckets)
+        return NULL;
+    uint64_t at = layout->locks_at + (uint64_t)line * CM_LOCK_BUCKET_BYTES;
+    return (_Atomic uint64_t *)(void *)(segment->base + at);
 }
 
 static inline uint64_t cm_segment_chunk_at(const struct cm_segment *segment, uint32_t index) {

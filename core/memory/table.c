@@ -45,10 +45,11 @@ enum look cm_chain_look(const struct cm_segment *segment, struct cm_group *group
 
 bool cm_table_find(struct cm_participant *participant, const struct cm_section *section, struct cm_key key,
                    struct cm_place *place) {
-    if (cm_chain_look(participant->segment, section->group, key, UINT32_MAX, place) == LOOK_FOUND)
+    struct cm_group *group = group_in(participant->segment, section);
+    if (cm_chain_look(participant->segment, group, key, UINT32_MAX, place) == LOOK_FOUND)
         return true;
     /* A new entry becomes the chain's first. */
-    *place = (struct cm_place){.link = chain_of(section->group, key.hash)};
+    *place = (struct cm_place){.link = chain_of(group, key.hash)};
     return false;
 }
 
@@ -156,7 +157,7 @@ uint64_t cm_table_link(struct cm_participant *participant, struct cm_section *se
     if (participant->inserts >= RING_INSERTS &&
         participant->inserts >= load_groups(participant->segment) / 2) {
         participant->inserts = 0;
-        cm_participant_ring(participant);
+        cm_participant_ring(participant, CM_RING_MEMORY);
     }
     return section->sequence;
 }
@@ -207,7 +208,7 @@ void cm_table_store_expiry(struct cm_participant *participant, struct cm_section
 _Atomic uint64_t *cm_table_link_to(struct cm_participant *participant, const struct cm_section *section,
                                    uint64_t hash, uint64_t offset) {
     const struct cm_segment *segment = participant->segment;
-    _Atomic uint64_t *link = chain_of(section->group, hash);
+    _Atomic uint64_t *link = chain_of(group_in(segment, section), hash);
     while (load(link) && load(link) != offset) {
         struct cm_record *record = cm_record_at(segment, load(link));
         if (!record)

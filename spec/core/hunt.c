@@ -475,7 +475,7 @@ static void audit_pages(const struct hunt *hunt) {
     assert_int_equal(fstat(hunt->segment.fd, &file), 0);
     uint64_t room = layout->chunks_at - layout->groups_at;
     uint64_t groups = CM_GROUPS_BACKED * sizeof(struct cm_group);
-    uint64_t expected = layout->locks_at + (groups < room ? groups : room);
+    uint64_t expected = layout->recency_at + (groups < room ? groups : room);
     for (uint32_t i = 0; i < layout->chunks; i++)
         expected += cm_chunk_unpack(cm_chunk_load(&hunt->segment, i)).hole ? 0 : layout->chunk_bytes;
     uint64_t present = (uint64_t)file.st_blocks * 512;

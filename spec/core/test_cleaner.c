@@ -536,9 +536,9 @@ static struct cm_section held_section;
 static void let_go(void *data, uint32_t owner) {
     (void)data;
     assert_int_equal(owner, seat(2)->id);
-    if (held_section.group)
+    if (held_section.word)
         cm_section_leave(&held_section);
-    held_section.group = NULL;
+    held_section.word = NULL;
 }
 
 /* One entry whose group a stopped process holds does not keep all the rest from being won: the master waits

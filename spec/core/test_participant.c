@@ -78,7 +78,7 @@ static void a_section_moves_the_sequence_by_what_it_publishes(void **state) {
     struct cm_section section;
     join(&participant, &segment);
     cm_section_enter(&participant, 5, &section);
-    assert_int_equal(section.index, 5);
+    assert_int_equal(section.line, 5);
     assert_int_equal(section.sequence, 0);
     assert_int_equal(word_of(5), cm_word(0, participant.id));
     cm_section_shut(&participant, &section);
@@ -477,24 +477,24 @@ static void a_bell_is_rung_once_until_it_is_heard(void **state) {
     struct cm_participant one, other;
     join(&one, &segment);
     join(&other, &segment);
-    cm_participant_ring(&one); /* it has none */
+    cm_participant_ring(&one, CM_RING_MEMORY); /* it has none */
     assert_int_equal(atomic_load(&segment.header->rung), 0);
     one.bell = other.bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     assert_true(one.bell >= 0);
     for (int i = 0; i < 3; i++) {
-        cm_participant_ring(&one);
-        cm_participant_ring(&other);
-        cm_participant_ring(&one);
+        cm_participant_ring(&one, CM_RING_MEMORY);
+        cm_participant_ring(&other, CM_RING_MEMORY);
+        cm_participant_ring(&one, CM_RING_MEMORY);
         uint64_t rings = 0;
         assert_int_equal(read(one.bell, &rings, sizeof rings), sizeof rings);
         assert_int_equal(rings, 1);
-        cm_participant_ring(&other); /* it has been read, but not been heard */
+        cm_participant_ring(&other, CM_RING_MEMORY); /* it has been read, but not been heard */
         assert_int_equal(read(one.bell, &rings, sizeof rings), -1);
         atomic_store(&segment.header->rung, 0);
     }
     close(one.bell);
     /* A ring that failed does not keep the next one from ringing. */
-    cm_participant_ring(&one);
+    cm_participant_ring(&one, CM_RING_MEMORY);
     assert_int_equal(atomic_load(&segment.header->rung), 0);
     part(&one);
     part(&other);

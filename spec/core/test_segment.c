@@ -248,7 +248,7 @@ static void the_bookkeeping_has_its_pages_from_the_start(void **state) {
     open_segment(&segment, 64 * mib, 3);
     uint64_t groups = CM_GROUPS_BACKED * sizeof(struct cm_group);
     uint64_t before = resident(&segment);
-    assert_true(before >= segment.layout.locks_at + groups);
+    assert_true(before >= segment.layout.recency_at + groups);
     assert_true(before < segment.layout.chunks_at);
     memset(segment.base + segment.layout.seats_at, 0, segment.layout.locks_at - segment.layout.seats_at);
     memset(segment.base + segment.layout.groups_at, 0, groups);

@@ -761,7 +761,7 @@ static void a_reader_waits_for_a_shut_group_and_not_for_an_owned_one(void **stat
     join(&waiter.participant, &segment);
     struct running running;
     start_thread(&running, get_and_wait, &waiter);
-    assert_true(becomes(&waiter.participant.seat->waiting_on, section.index + 1));
+    assert_true(becomes(&waiter.participant.seat->waiting_on, section.line + 1));
     cm_section_publish(&one, &section);
     cm_section_leave(&section);
     end_thread(&running);
@@ -1293,12 +1293,12 @@ static void a_number_changes_while_its_group_is_shut(void **state) {
     struct cm_place place;
     cm_table_enter(&viewer.participant, key.hash, &section);
     assert_true(cm_table_find(&viewer.participant, &section, key, &place));
-    struct glance glance = {.groups = {section.index, section.index}};
+    struct glance glance = {.groups = {section.line, section.line}};
     set_trap(place.record, PROT_READ, glance_at_groups, &glance);
     uint64_t version = cm_table_store_number(&viewer.participant, &section, &place, 8, 0);
     untrap();
     assert_int_equal(glance.words[0], cm_word(version - 1, viewer.participant.id));
-    assert_int_equal(section.group->word, cm_word(version, 0));
+    assert_int_equal(*section.word, cm_word(version, 0));
     close_viewer(&viewer);
 }
 
