@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/list.h"
 #include "bind/keys.h"
+#include "bind/locks.h"
 #include "bind/replies.h"
 #include "bind/requests.h"
 #include "bind/vm.h"
@@ -185,6 +186,7 @@ int cm_bindings_open(lua_State *L) {
     cm_requests_open(L);
     cm_keys_open(L);
     cm_walks_open(L);
+    cm_locks_open(L);
     push_info(L);
     lua_setfield(L, -2, "info");
     return 1;

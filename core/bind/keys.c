@@ -288,9 +288,28 @@ static uint64_t expiry_in(const struct cm_vm *vm, uint64_t ttl_ms) {
     return ttl_ms ? vm->store.clock_ms() + ttl_ms : 0;
 }
 
+/* The fence at the index, if there is one: 0; CM_E_NOTOWNER at once; CM_LOCK_ASK where the lock is the
+ * master's to look at. */
+static int to_fence(lua_State *L, const struct cm_vm *vm, int index, struct cm_lock_id *fence) {
+    *fence = (struct cm_lock_id){0};
+    if (lua_isnoneornil(L, index))
+        return 0;
+    *fence = cm_lock_id_parse(to_bytes(L, index));
+    return cm_lock_check_fence(&vm->participant, *fence);
+}
+
+static void write_change(struct cm_writer *writer, uint8_t flags, uint64_t version, uint64_t ttl_ms,
+                         struct cm_lock_id fence) {
+    cm_write_u8(writer, flags);
+    cm_write_u64(writer, version);
+    cm_write_u64(writer, ttl_ms);
+    cm_write_u64(writer, fence.token);
+    cm_write_u32(writer, fence.slot);
+}
+
 /* In what follows, false stands for false or true: see push_is_done. */
 
-/* set(key, value [, flags, version, ttl]) -> false, "OK", version | false, nil, message, code | id */
+/* set(key, value [, flags, version, ttl, fence]) -> false, "OK", version | false, nil, message, code | id */
 static int native_set(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
     struct cm_bytes key = to_bytes(L, 1);
@@ -303,8 +322,13 @@ static int native_set(lua_State *L) {
     int err = to_value(L, vm, 2, &value);
     if (err || vm->detached)
         return push_done(L, err ? err : CM_E_CLOSED);
-    if (!must_forward(vm)) {
-        struct cm_change change = {.if_absent = flags & CM_CHANGE_IF_ABSENT,
+    struct cm_lock_id fence;
+    int foreign = to_fence(L, vm, 6, &fence);
+    if (foreign < 0)
+        return push_done(L, foreign);
+    if (!must_forward(vm) && !foreign) {
+        struct cm_change change = {.fence = fence,
+                                   .if_absent = flags & CM_CHANGE_IF_ABSENT,
                                    .if_present = flags & CM_CHANGE_IF_PRESENT,
                                    .if_version = flags & CM_CHANGE_IF_VERSION,
                                    .keep_expiry = flags & CM_CHANGE_KEEP_TTL,
@@ -323,14 +347,12 @@ static int native_set(lua_State *L) {
     struct cm_writer *writer = begin(vm, CM_OP_SET, key);
     if (writer) {
         write_value(writer, &value);
-        cm_write_u8(writer, flags);
-        cm_write_u64(writer, version);
-        cm_write_u64(writer, ttl_ms);
+        write_change(writer, flags, version, ttl_ms, fence);
     }
     return forward(L, vm, writer);
 }
 
-/* remove(key [, flags, version]) -> false, "OK" | false, nil, message, code | id */
+/* remove(key [, flags, version, fence]) -> false, "OK" | false, nil, message, code | id */
 static int native_remove(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
     struct cm_bytes key = to_bytes(L, 1);
@@ -338,17 +360,19 @@ static int native_remove(lua_State *L) {
     uint64_t version = to_u64(L, 3);
     if (vm->clears)
         note_write(L, vm, 1);
-    if (!must_forward(vm)) {
-        struct cm_change change = {.if_version = flags & CM_CHANGE_IF_VERSION, .version = version};
+    struct cm_lock_id fence;
+    int foreign = vm->detached ? CM_E_CLOSED : to_fence(L, vm, 4, &fence);
+    if (foreign < 0)
+        return push_done(L, foreign);
+    if (!must_forward(vm) && !foreign) {
+        struct cm_change change = {
+            .fence = fence, .if_version = flags & CM_CHANGE_IF_VERSION, .version = version};
         uint64_t removed;
-        return push_done(L, vm->detached ? CM_E_CLOSED : cm_store_remove(&vm->store, key, &change, &removed));
+        return push_done(L, cm_store_remove(&vm->store, key, &change, &removed));
     }
     struct cm_writer *writer = begin(vm, CM_OP_REMOVE, key);
-    if (writer) {
-        cm_write_u8(writer, flags);
-        cm_write_u64(writer, version);
-        cm_write_u64(writer, 0);
-    }
+    if (writer)
+        write_change(writer, flags, version, 0, fence);
     return forward(L, vm, writer);
 }
 

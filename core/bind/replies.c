@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "bind/locks.h"
 #include "bind/value.h"
 #include "memory/append.h"
 #include "wire/ops.h"
@@ -48,6 +49,40 @@ static int push_value(lua_State *L, struct cm_reader *reader) {
     return 1 + push_integers(L, reader, 1);
 }
 
+/* lockId [, "abandoned"] */
+static int push_lock(lua_State *L, struct cm_reader *reader) {
+    struct cm_lock_id id = {.token = cm_read_u64(reader)};
+    id.slot = cm_read_u32(reader);
+    cm_locks_push_id(L, id);
+    if (!cm_read_u8(reader))
+        return 1;
+    lua_pushliteral(L, "abandoned");
+    return 2;
+}
+
+/* { worker, task, lease, waiting } | nil */
+static int push_lock_info(lua_State *L, struct cm_reader *reader) {
+    bool held = cm_read_u8(reader) != 0;
+    lua_createtable(L, 0, 4);
+    lua_pushinteger(L, cm_read_u32(reader));
+    lua_setfield(L, -2, "worker");
+    static const char *const optional[] = {"task", "lease"};
+    for (int i = 0; i < 2; i++) {
+        uint64_t number = cm_read_u64(reader);
+        if (number) {
+            lua_pushinteger(L, (lua_Integer)number);
+            lua_setfield(L, -2, optional[i]);
+        }
+    }
+    lua_pushinteger(L, cm_read_u32(reader));
+    lua_setfield(L, -2, "waiting");
+    if (!held) {
+        lua_pop(L, 1);
+        lua_pushnil(L);
+    }
+    return 1;
+}
+
 static int push_forked(lua_State *L, struct cm_reader *reader) {
     struct cm_worker_row row = {.id = cm_read_u32(reader)};
     row.slot = cm_read_u32(reader);
@@ -70,8 +105,14 @@ static int push_by_op(lua_State *L, uint8_t op, struct cm_reader *reader) {
         return push_value(L, reader);
     case CM_OP_SET_MANY:
     case CM_OP_EXPIRE:
+    case CM_OP_UNLOCK:
+    case CM_OP_RENEW:
     case CM_OP_SHUTDOWN:
         return push_ok(L);
+    case CM_OP_LOCK:
+        return push_lock(L, reader);
+    case CM_OP_LOCK_INFO:
+        return push_lock_info(L, reader);
     case CM_OP_FORK:
         return push_forked(L, reader);
     default:

@@ -21,9 +21,9 @@ int cm_requests_refuse(lua_State *L, int err) {
     return 1 + cm_requests_push_failure(L, err);
 }
 
-static int commit(lua_State *L, struct cm_vm *vm) {
+int cm_requests_issue(lua_State *L, struct cm_vm *vm, const struct cm_writer *writer) {
     uint32_t id;
-    int err = cm_session_commit(&vm->session, &id);
+    int err = vm->detached ? CM_E_CLOSED : !writer ? CM_E_NOMEMORY : cm_session_commit(&vm->session, &id);
     if (err)
         return cm_requests_refuse(L, err);
     lua_pushinteger(L, id);
@@ -68,9 +68,7 @@ static int native_refuse(lua_State *L) {
 
 static int request_nothing(lua_State *L, uint8_t op) {
     struct cm_vm *vm = cm_vm_of(L);
-    if (!cm_session_begin(&vm->session, op))
-        return cm_requests_refuse(L, CM_E_NOMEMORY);
-    return commit(L, vm);
+    return cm_requests_issue(L, vm, cm_session_begin(&vm->session, op));
 }
 
 /* shutdown() */
@@ -107,11 +105,11 @@ static int native_fork(lua_State *L) {
         return 4;
     }
     struct cm_writer *writer = cm_session_begin(&vm->session, CM_OP_FORK);
-    if (!writer)
-        return cm_requests_refuse(L, CM_E_NOMEMORY);
-    write_strings(L, 1, writer);
-    write_strings(L, 2, writer);
-    return commit(L, vm);
+    if (writer) {
+        write_strings(L, 1, writer);
+        write_strings(L, 2, writer);
+    }
+    return cm_requests_issue(L, vm, writer);
 }
 
 void cm_requests_open(lua_State *L) {

@@ -11,6 +11,10 @@
 /* Pushes nil, message, code; returns 3. */
 int cm_requests_push_failure(lua_State *L, int err);
 
+/* A request's payload is being written (NULL: no memory for it): issues it, and pushes its id, or false and
+ * the failure. Returns how many. */
+int cm_requests_issue(lua_State *L, struct cm_vm *vm, const struct cm_writer *writer);
+
 /* Pushes false, nil, message, code; returns 4. */
 int cm_requests_refuse(lua_State *L, int err);
 

@@ -205,6 +205,7 @@ static int open_memory(struct cm_vm *vm) {
     cm_participant_init(&vm->participant, &vm->segment, vm->session.init.seat);
     vm->participant.bell = CM_BELL_FD;
     cm_store_init(&vm->store, &vm->participant);
+    cm_locker_init(&vm->locker, &vm->participant);
     forking = vm;
     return -pthread_atfork(NULL, NULL, on_forked);
 }

@@ -35,6 +35,7 @@ struct cm_vm {
     struct cm_segment segment;
     struct cm_participant participant;
     struct cm_store store;
+    struct cm_locker locker;
     bool detached;      /* a child that a script has forked: it is no process of the cluster */
     uint32_t forwarded; /* writes that the master has not answered yet: later ones go the same way */
     uint32_t done;      /* writes that took no turn of the loop */

@@ -8,6 +8,7 @@
 
 struct request {
     struct cm_store *store;
+    struct cm_lockq *locks;
     uint32_t max_value_bytes;
     struct cm_reader in;
     struct cm_writer out;
@@ -41,6 +42,8 @@ static struct cm_change read_change(struct request *request) {
                                .keep_expiry = flags & CM_CHANGE_KEEP_TTL,
                                .version = cm_read_u64(&request->in)};
     change.expires_ms = read_expiry(request);
+    change.fence.token = cm_read_u64(&request->in);
+    change.fence.slot = cm_read_u32(&request->in);
     return change;
 }
 
@@ -58,6 +61,19 @@ static struct cm_value read_value(struct request *request) {
     return value;
 }
 
+/* --- fences: a lock's owner may give its lock back meanwhile, so the queue keeps it --- */
+
+static int begin_fence(struct request *request, struct cm_change *change, struct cm_lock_id *fence) {
+    *fence = change->fence;
+    change->fence = (struct cm_lock_id){0}; /* checked here, for it may be in the master's memory */
+    return !fence->token || cm_lockq_fence_begin(request->locks, *fence) ? 0 : CM_E_NOTOWNER;
+}
+
+static void end_fence(struct request *request, struct cm_lock_id fence) {
+    if (fence.token)
+        cm_lockq_fence_end(request->locks, fence);
+}
+
 /* --- the operations --- */
 
 static int do_set(struct request *request) {
@@ -70,7 +86,11 @@ static int do_set(struct request *request) {
     if (!value.is_number && value.bytes.len > request->max_value_bytes)
         return CM_E_TOOLARGE;
     uint64_t version;
-    err = cm_store_set(request->store, key, &value, &change, &version);
+    struct cm_lock_id fence;
+    err = begin_fence(request, &change, &fence);
+    if (!err)
+        err = cm_store_set(request->store, key, &value, &change, &version);
+    end_fence(request, fence);
     if (!err)
         cm_write_u64(&request->out, version);
     return err;
@@ -83,7 +103,11 @@ static int do_remove(struct request *request) {
     if (err)
         return err;
     uint64_t version;
-    err = cm_store_remove(request->store, key, &change, &version);
+    struct cm_lock_id fence;
+    err = begin_fence(request, &change, &fence);
+    if (!err)
+        err = cm_store_remove(request->store, key, &change, &version);
+    end_fence(request, fence);
     if (!err)
         cm_write_u64(&request->out, version);
     return err;
@@ -136,7 +160,7 @@ static int do_expire(struct request *request) {
     return err ? err : cm_store_expire(request->store, key, expires_ms);
 }
 
-int cm_handlers_do(struct cm_store *store, uint32_t max_value_bytes, uint8_t op, struct cm_bytes payload,
+int cm_handlers_do(const struct cm_handlers *handlers, uint8_t op, struct cm_bytes payload,
                    struct cm_buf *reply) {
     static int (*const operations[])(struct request *) = {
         [CM_OP_SET] = do_set,           [CM_OP_REMOVE] = do_remove, [CM_OP_INCREMENT] = do_increment,
@@ -144,7 +168,8 @@ int cm_handlers_do(struct cm_store *store, uint32_t max_value_bytes, uint8_t op,
     };
     if (op >= sizeof operations / sizeof *operations || !operations[op])
         return CM_E_BADFRAME;
-    struct request request = {.store = store, .max_value_bytes = max_value_bytes};
+    struct request request = {
+        .store = handlers->store, .locks = handlers->locks, .max_value_bytes = handlers->max_value_bytes};
     cm_reader_init(&request.in, payload);
     cm_writer_init(&request.out, reply);
     int err = operations[op](&request);

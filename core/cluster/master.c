@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "cluster/cgroup.h"
 #include "cluster/handlers.h"
+#include "cluster/locks.h"
 #include "cluster/memory.h"
 #include "cluster/supervisor.h"
 #include "data/store.h"
@@ -25,7 +26,9 @@ struct master {
     uv_loop_t loop;
     const struct cm_options *options;
     struct cm_memory memory;
+    struct cm_locks locks;
     struct cm_supervisor supervisor;
+    struct cm_buf reply; /* of the store */
     uv_signal_t signals[SIGNALS];
     bool interrupted; /* SIGINT has come once */
     int exit_code;
@@ -52,16 +55,20 @@ static int finish_reply(struct cm_channel *channel, const struct cm_frame *frame
     return cm_channel_commit(channel);
 }
 
+/* The reply is begun only when the operation is done: that may answer others who wait, on this channel too.
+ */
 static int reply_from_store(struct master *master, struct cm_process *process, const struct cm_frame *frame) {
+    struct cm_handlers handlers = {&master->memory.store, &master->locks.queue,
+                                   master->options->max_value_bytes};
+    cm_buf_reset(&master->reply, CM_CHANNEL_MARK_BYTES);
+    int err = cm_handlers_do(&handlers, frame->op, frame->payload, &master->reply);
+    if (err == CM_E_BADFRAME)
+        return err;
     struct cm_buf *out = cm_channel_begin(&process->channel, frame->op, CM_FRAME_REPLY, frame->id);
     if (!out)
         return CM_E_NOMEMORY;
-    int err = cm_handlers_do(&master->memory.store, master->options->max_value_bytes, frame->op,
-                             frame->payload, out);
-    if (err == CM_E_BADFRAME) {
-        cm_channel_cancel(&process->channel);
-        return err;
-    }
+    if (!err)
+        err = cm_buf_append(out, master->reply.data, master->reply.len);
     return finish_reply(&process->channel, frame, err);
 }
 
@@ -120,7 +127,8 @@ static int on_request(struct master *master, struct cm_process *process, const s
     case CM_OP_SHUTDOWN:
         return is_zero ? do_shutdown(master, process, frame) : CM_E_BADFRAME;
     default:
-        return reply_from_store(master, process, frame);
+        return cm_locks_does(frame->op) ? cm_locks_do(&master->locks, process, frame)
+                                        : reply_from_store(master, process, frame);
     }
 }
 
@@ -143,6 +151,20 @@ static int on_frame(struct cm_process *process, const struct cm_frame *frame) {
     if (frame->flags)
         return CM_E_BADFRAME; /* nobody asks a process anything */
     return frame->id ? on_request(master, process, frame) : on_notice(master, process, frame);
+}
+
+static void on_death(struct cm_process *process) {
+    struct cm_supervisor *supervisor = process->owner;
+    struct master *master = supervisor->owner;
+    cm_reaper_repair(&master->memory.reaper, process->seat);
+    cm_locks_on_death(&master->locks, process->seat);
+}
+
+static void on_gone(struct cm_process *process) {
+    struct cm_supervisor *supervisor = process->owner;
+    struct master *master = supervisor->owner;
+    cm_locks_on_exit(&master->locks, process->seat);
+    cm_reaper_bury(&master->memory.reaper, process->seat);
 }
 
 static void on_change(void *owner, const struct cm_process_event *event) {
@@ -171,10 +193,12 @@ static void on_over(void *owner, int exit_code) {
     for (int i = 0; i < SIGNALS; i++)
         uv_close((uv_handle_t *)&master->signals[i], NULL);
     cm_memory_stop(&master->memory);
+    cm_locks_stop(&master->locks);
     cm_supervisor_deinit(&master->supervisor);
 }
 
-static const struct cm_supervisor_events supervisor_events = {on_frame, on_change, on_over};
+static const struct cm_supervisor_events supervisor_events = {on_frame, on_death, on_gone, on_change,
+                                                              on_over};
 
 /* --- signals --- */
 
@@ -212,6 +236,16 @@ static void on_short(void *data) {
         cm_process_notify(master->supervisor.zero, CM_OP_SHORT, (struct cm_bytes){0});
 }
 
+static void on_locks(void *data) {
+    struct master *master = data;
+    cm_locks_look(&master->locks);
+}
+
+static void on_round(void *data) {
+    struct master *master = data;
+    cm_locks_round(&master->locks);
+}
+
 /* Says in one line why there is no such memory, if so. */
 static int open_memory(struct master *master) {
     unsigned long long bytes = master->options->memory_bytes;
@@ -237,22 +271,30 @@ int cm_master_run(const struct cm_options *options) {
     cm_log_set_level(options->log_level);
     if (open_memory(&master))
         return 1;
-    int err = uv_loop_init(&master.loop);
+    int err = cm_supervisor_init(&master.supervisor, &master.loop, options, &master.memory,
+                                 &supervisor_events, &master);
+    if (!err)
+        err = cm_locks_init(&master.locks, &master.memory.master, &master.supervisor);
+    if (!err)
+        err = uv_loop_init(&master.loop);
     if (err) {
         cm_log(CM_LOG_ERROR, "the master cannot start: %s", cm_error_text(err));
         cm_memory_deinit(&master.memory);
         return 1;
     }
     master.memory.on_short = on_short;
+    master.memory.on_locks = on_locks;
+    master.memory.on_round = on_round;
     master.memory.data = &master;
     take_signals(&master);
     cm_memory_start(&master.memory, &master.loop);
-    cm_supervisor_init(&master.supervisor, &master.loop, options, &master.memory, &supervisor_events,
-                       &master);
+    cm_locks_start(&master.locks, &master.loop);
     if (cm_supervisor_start(&master.supervisor))
         on_over(&master, 1);
     uv_run(&master.loop, UV_RUN_DEFAULT);
     uv_loop_close(&master.loop);
+    cm_locks_deinit(&master.locks);
+    cm_buf_deinit(&master.reply);
     cm_memory_deinit(&master.memory);
     return master.exit_code;
 }

@@ -106,6 +106,17 @@ static void on_later(uv_timer_t *later) {
     work(later->data);
 }
 
+/* Before the work: what is rung for during it is heard again. */
+static void hear(struct cm_memory *memory) {
+    uint32_t rung = atomic_exchange(&memory->segment.header->rung, 0);
+    if (rung & CM_RING_LOCKS)
+        memory->on_locks(memory->data);
+    if (rung & CM_RING_MEMORY) {
+        memory->growing = true;
+        work(memory);
+    }
+}
+
 static void on_bell(uv_poll_t *heard, int status, int events) {
     (void)status;
     (void)events;
@@ -113,16 +124,13 @@ static void on_bell(uv_poll_t *heard, int status, int events) {
     uint64_t rung;
     if (read(memory->bell, &rung, sizeof rung) < 0)
         return;
-    /* Before the work: what is rung for during it is heard again. */
-    atomic_store(&memory->segment.header->rung, 0);
-    memory->growing = true;
-    work(memory);
+    hear(memory);
 }
 
 static void on_round(uv_timer_t *round) {
     struct cm_memory *memory = round->data;
-    /* A ringer may have died between its flag and its bell. */
-    atomic_store(&memory->segment.header->rung, 0);
+    hear(memory); /* a ringer may have died between its flag and its bell */
+    memory->on_round(memory->data);
     cm_reaper_look(&memory->reaper, cm_clock_ms());
     memory->sweeping = true;
     work(memory);

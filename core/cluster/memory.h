@@ -27,6 +27,9 @@ struct cm_memory {
     uint64_t stocked_ms; /* when the free chunks were last counted */
     /* Tells every process to close its open chunk if it is idle: memory is short. */
     void (*on_short)(void *data);
+    /* The bell has been rung for locks; every quarter of a second. */
+    void (*on_locks)(void *data);
+    void (*on_round)(void *data);
     void *data;
 };
 

@@ -68,6 +68,7 @@ static void on_child_exit(uv_process_t *child, int64_t status, int signal) {
     struct cm_process *process = CM_LIST_ITEM(child, struct cm_process, child);
     process->exit_code = signal ? -1 : (int)status;
     process->signal = signal;
+    process->dead = true;
     process->events->on_death(process);
     /* What it had sent while it lived counts. */
     cm_channel_finish(&process->channel);

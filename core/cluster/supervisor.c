@@ -126,6 +126,7 @@ static int spawn(struct cm_supervisor *supervisor, uint32_t slot, const struct c
         return err;
     }
     cm_seat_assign(segment, init.seat, (int32_t)(*process)->child.pid);
+    supervisor->seats[init.seat] = *process;
     cm_log(CM_LOG_DEBUG, "%s starts %s", cm_process_name(*process), script->args.items[0]);
     if (slot) {
         cm_list_append(&supervisor->processes, &(*process)->link);
@@ -268,12 +269,13 @@ static void zero_exited(struct cm_supervisor *supervisor, const struct cm_proces
 
 static void on_death_of(struct cm_process *process) {
     struct cm_supervisor *supervisor = process->owner;
-    cm_reaper_repair(&supervisor->memory->reaper, process->seat);
+    supervisor->events->on_death(process);
 }
 
 static void on_exit_of(struct cm_process *process) {
     struct cm_supervisor *supervisor = process->owner;
-    cm_reaper_bury(&supervisor->memory->reaper, process->seat);
+    supervisor->events->on_gone(process);
+    supervisor->seats[process->seat] = NULL;
     bool expected = !failed(process) || (process->stopping && process->overdue);
     if (process == supervisor->zero && supervisor->options->test && process->signal == 0)
         expected = true; /* busted has said what there is to say */
@@ -295,18 +297,22 @@ static int on_frame(struct cm_process *process, const struct cm_frame *frame) {
 
 static const struct cm_process_events process_events = {on_frame, on_death_of, on_exit_of};
 
-void cm_supervisor_init(struct cm_supervisor *supervisor, uv_loop_t *loop, const struct cm_options *options,
-                        struct cm_memory *memory, const struct cm_supervisor_events *events, void *owner) {
-    *supervisor = (struct cm_supervisor){
-
-        .loop = loop,
-        .options = options,
-        .memory = memory,
-        .events = events,
-        .owner = owner,
-        .last_slot = options->workers};
+int cm_supervisor_init(struct cm_supervisor *supervisor, uv_loop_t *loop, const struct cm_options *options,
+                       struct cm_memory *memory, const struct cm_supervisor_events *events, void *owner) {
+    *supervisor = (struct cm_supervisor){.loop = loop,
+                                         .options = options,
+                                         .memory = memory,
+                                         .events = events,
+                                         .owner = owner,
+                                         .last_slot = options->workers};
     cm_list_init(&supervisor->slots);
     cm_list_init(&supervisor->processes);
+    supervisor->seats = calloc(memory->segment.layout.seats + 1, sizeof *supervisor->seats);
+    return supervisor->seats ? 0 : CM_E_NOMEMORY;
+}
+
+struct cm_process *cm_supervisor_at_seat(const struct cm_supervisor *supervisor, uint32_t seat) {
+    return supervisor->seats[seat];
 }
 
 int cm_supervisor_start(struct cm_supervisor *supervisor) {
@@ -460,4 +466,6 @@ void cm_supervisor_deinit(struct cm_supervisor *supervisor) {
     CM_LIST_EACH(link, &supervisor->slots) {
         cm_slot_remove(cm_slot_at(link));
     }
+    free(supervisor->seats);
+    supervisor->seats = NULL;
 }

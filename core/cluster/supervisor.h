@@ -16,6 +16,9 @@
 
 struct cm_supervisor_events {
     int (*on_frame)(struct cm_process *process, const struct cm_frame *frame);
+    /* It has ended: before what it had sent is handled, and after. Then its seat is free again. */
+    void (*on_death)(struct cm_process *process);
+    void (*on_gone)(struct cm_process *process);
     /* The process table has changed. */
     void (*on_change)(void *owner, const struct cm_process_event *event);
     /* The last process has ended; what the run's exit code is. Called once. */
@@ -28,9 +31,10 @@ struct cm_supervisor {
     struct cm_memory *memory;
     const struct cm_supervisor_events *events;
     void *owner;
-    struct cm_list slots;     /* struct cm_slot: those where a worker runs or is going to */
-    struct cm_list processes; /* struct cm_process: the living workers, in the order of their ids */
-    struct cm_process *zero;  /* process 0 while it lives */
+    struct cm_list slots;      /* struct cm_slot: those where a worker runs or is going to */
+    struct cm_list processes;  /* struct cm_process: the living workers, in the order of their ids */
+    struct cm_process *zero;   /* process 0 while it lives */
+    struct cm_process **seats; /* who sits there; NULL: nobody */
     uint32_t last_id;
     uint32_t last_slot;
     bool started;  /* the workers of the command line have been started */
@@ -43,12 +47,16 @@ struct cm_supervisor {
     int exit_code;
 };
 
-void cm_supervisor_init(struct cm_supervisor *supervisor, uv_loop_t *loop, const struct cm_options *options,
-                        struct cm_memory *memory, const struct cm_supervisor_events *events, void *owner);
+/* 0 or CM_E_NOMEMORY. */
+int cm_supervisor_init(struct cm_supervisor *supervisor, uv_loop_t *loop, const struct cm_options *options,
+                       struct cm_memory *memory, const struct cm_supervisor_events *events, void *owner);
 
 /* Starts process 0, and the workers once its main task has ended; or the workers. 0, or a negative code when
  * process 0 cannot be started: then nothing runs, and on_over is not called. */
 int cm_supervisor_start(struct cm_supervisor *supervisor);
+
+/* Who sits there; NULL: nobody. */
+struct cm_process *cm_supervisor_at_seat(const struct cm_supervisor *supervisor, uint32_t seat);
 
 /* CM_OP_ONLINE has come from this process. */
 void cm_supervisor_online(struct cm_supervisor *supervisor, struct cm_process *process);

@@ -64,14 +64,24 @@ static bool find(const struct cm_store *store, const struct cm_section *section,
            !expired(store, cm_record_expiry(place->record));
 }
 
-static int check_conditions(const struct cm_change *change, const struct cm_place *place, bool alive) {
-    if (change->if_absent && alive)
-        return CM_E_EXISTS;
-    if (change->if_present && !alive)
-        return CM_E_NOTFOUND;
+/* In a section, so that it still is so when the change is published. */
+static int check_fence_and_version(const struct cm_store *store, const struct cm_change *change,
+                                   const struct cm_place *place, bool alive) {
+    if (change->fence.token && !cm_lock_holds(store->participant->segment, change->fence))
+        return CM_E_NOTOWNER;
     if (change->if_version && change->version != (alive ? cm_record_version(place->record) : 0))
         return CM_E_CONFLICT;
     return 0;
+}
+
+static int check_conditions(const struct cm_store *store, const struct cm_change *change,
+                            const struct cm_place *place, bool alive) {
+    int err = check_fence_and_version(store, change, place, alive);
+    if (!err && change->if_absent && alive)
+        err = CM_E_EXISTS;
+    if (!err && change->if_present && !alive)
+        err = CM_E_NOTFOUND;
+    return err;
 }
 
 static uint64_t new_expiry(const struct cm_change *change, const struct cm_place *place, bool alive) {
@@ -155,7 +165,7 @@ static int set_in_place(struct cm_store *store, struct cm_key key, struct cm_num
     struct cm_place place;
     cm_table_enter(store->participant, key.hash, &section);
     bool alive = find(store, &section, key, &place);
-    int err = check_conditions(change, &place, alive);
+    int err = check_conditions(store, change, &place, alive);
     if (!err && place.record && place.shape.kind == kind_of(number)) {
         *version = cm_table_store_number(store->participant, &section, &place, bits_of(number),
                                          new_expiry(change, &place, alive));
@@ -193,7 +203,7 @@ int cm_store_set(struct cm_store *store, struct cm_bytes key_bytes, const struct
     struct cm_place place;
     cm_table_enter(participant, key.hash, &section);
     bool alive = find(store, &section, key, &place);
-    err = check_conditions(change, &place, alive);
+    err = check_conditions(store, change, &place, alive);
     if (err) {
         cm_section_leave(&section);
         cm_append_rewind(participant);
@@ -259,9 +269,7 @@ int cm_store_remove(struct cm_store *store, struct cm_bytes key_bytes, const str
     struct cm_place place;
     cm_table_enter(store->participant, key.hash, &section);
     bool alive = find(store, &section, key, &place);
-    int err = 0;
-    if (change->if_version && change->version != (alive ? cm_record_version(place.record) : 0))
-        err = CM_E_CONFLICT;
+    int err = check_fence_and_version(store, change, &place, alive);
     if (!err && alive)
         *version = cm_table_unlink(store->participant, &section, &place);
     else

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 
 #include "base/buf.h"
+#include "data/lock.h"
 #include "data/number.h"
 #include "memory/table.h"
 
@@ -40,12 +41,13 @@ struct cm_value {
 
 /* The conditions of a change, and what becomes of the expiry. Zeroed: none, and never. */
 struct cm_change {
-    bool if_absent;      /* else CM_E_EXISTS */
-    bool if_present;     /* else CM_E_NOTFOUND */
-    bool if_version;     /* else CM_E_CONFLICT */
-    uint64_t version;    /* that it must have; 0: it must be absent */
-    bool keep_expiry;    /* an entry that is there keeps its own */
-    uint64_t expires_ms; /* of the clock; 0: never */
+    bool if_absent;          /* else CM_E_EXISTS */
+    bool if_present;         /* else CM_E_NOTFOUND */
+    bool if_version;         /* else CM_E_CONFLICT */
+    uint64_t version;        /* that it must have; 0: it must be absent */
+    struct cm_lock_id fence; /* that its lock must be held under, else CM_E_NOTOWNER; token 0: none */
+    bool keep_expiry;        /* an entry that is there keeps its own */
+    uint64_t expires_ms;     /* of the clock; 0: never */
 };
 
 /* Stores a copy of the value under a copy of the key, and gives the new version. 0; a failed condition's
@@ -68,7 +70,7 @@ int cm_store_get(struct cm_store *store, struct cm_bytes key, struct cm_buf *buf
                  uint64_t *version, uint64_t *expires_ms);
 
 /* Removes the entry and gives the version of that change, or 0 where there was none. 0, or CM_E_CONFLICT; of
- * the conditions only the version counts. Needs no memory. */
+ * the conditions only the version and the fence count. Needs no memory. */
 int cm_store_remove(struct cm_store *store, struct cm_bytes key, const struct cm_change *change,
                     uint64_t *version);
 

@@ -12,6 +12,10 @@
  *   INCREMENT  request: key delta initial ttl64       reply: value version64
  *   SET_MANY   request: count32, key value each       reply: -
  *   EXPIRE     request: key ttl64                     reply: -
+ *   LOCK       request: key task64 flags8 timeout64 lease64   reply: id abandoned8
+ *   UNLOCK     request: key id                        reply: -
+ *   RENEW      request: key id lease64                reply: -
+ *   LOCK_INFO  request: key                           reply: held8 worker32 task64 lease64 waiting32
  *   FORK       request: struct cm_script              reply: id32 slot32 pid32      process 0 only
  *   SHUTDOWN   request: -                             reply: -                      process 0 only
  *   ONLINE     to the master: -                       a worker's script runs; process 0's main task has ended
@@ -22,7 +26,9 @@
  *   SHORT      from the master: -                     memory is short: who is idle closes its open chunk
  * Reads travel as nothing, and of the writes only those that need the referee; see core/data/store.
  * key, value, delta and initial are a u32 length and the bytes; the last two are numbers as values. `change`
- * is flags8 (CM_CHANGE_...) version64 ttl64. A ttl is in ms, 0 for ever. The structs are core/wire/control's.
+ * is flags8 (CM_CHANGE_...) version64 ttl64 fence, where the fence is an id or zeros. `id` is a lock's:
+ * token64 slot32. A ttl and a lease are in ms, 0 for ever, and so is a timeout, 0 for not at all and 2^64 - 1
+ * for ever. A task is 0 where there is none. The structs are core/wire/control's.
  */
 #define CM_OPS(XX)                \
     XX(SET, 1, "set")             \
@@ -30,6 +36,10 @@
     XX(INCREMENT, 3, "increment") \
     XX(SET_MANY, 4, "setMany")    \
     XX(EXPIRE, 5, "expire")       \
+    XX(LOCK, 6, "getLock")        \
+    XX(UNLOCK, 7, "releaseLock")  \
+    XX(RENEW, 8, "renewLock")     \
+    XX(LOCK_INFO, 9, "lockInfo")  \
     XX(FORK, 16, "fork")          \
     XX(SHUTDOWN, 17, "shutdown")  \
     XX(ONLINE, 32, "online")      \
@@ -62,6 +72,9 @@ enum {
     CM_CHANGE_KEEP_TTL = 8,
     CM_CHANGE_FLAGS = 15,
 };
+
+/* The flags of a request for a lock. */
+enum { CM_LOCK_FAIR = 1 };
 
 /* A longer ttl than this, in ms, is refused: a Lua number is exact up to here. */
 #define CM_TTL_MAX_MS (UINT64_C(1) << 53)

@@ -19,11 +19,12 @@ function check.key(what, key)
   end
 end
 
---- Something of that type, or also nil when optional.
+--- Something of that type, or also nil when optional. @return it
 function check.type(what, name, value, expected, optional)
   if type(value) ~= expected and not (optional and value == nil) then
     refuse(("%s: %s must be a %s, not %s"):format(what, name, expected, describe(value)))
   end
+  return value
 end
 
 --- A prefix of keys: a string of at most 65,535 bytes; nil is the empty one. @treturn string

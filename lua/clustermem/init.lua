@@ -3,6 +3,7 @@
 -- @usage local memory = require "clustermem"
 
 local keys = require "clustermem.keys"
+local locks = require "clustermem.locks"
 
 return {
   set = keys.set,
@@ -21,4 +22,11 @@ return {
   count = keys.count,
   clear = keys.clear,
   stats = keys.stats,
+
+  getLock = locks.getLock,
+  tryLock = locks.tryLock,
+  renewLock = locks.renewLock,
+  releaseLock = locks.releaseLock,
+  mutex = locks.mutex,
+  lockInfo = locks.lockInfo,
 }

@@ -33,6 +33,7 @@ local LARGEST_LIMIT = 1 << 31
 -- - `ifAbsent`: only where there is nothing (`exists`)
 -- - `ifPresent`: only where there is something (`notfound`)
 -- - `ifVersion`: only where the entry has this version (`conflict`); 0: where there is nothing
+-- - `fence`: a lockId; only while its lock is held under it (`notowner`), whatever the key of the lock
 -- @tparam[opt] function callback
 -- @treturn string "OK"
 -- @treturn integer the entry's new version; a key's versions grow for ever
@@ -46,19 +47,20 @@ keys.set = native.short("set", function(key, value, options, callback)
   options, callback = check.trailing("set", options, callback)
   check.key("set", key)
   if value == nil then native.refuse("set: the value must not be nil, which is absence: remove(key) makes it") end
-  local flags, version, ttl = 0, 0, 0
+  local flags, version, ttl, fence = 0, 0, 0, nil
   if options then
-    check.options("set", options, { "ttl", "ifAbsent", "ifPresent", "ifVersion" })
+    check.options("set", options, { "ttl", "ifAbsent", "ifPresent", "ifVersion", "fence" })
     check.type("set", "ifAbsent", options.ifAbsent, "boolean", true)
     check.type("set", "ifPresent", options.ifPresent, "boolean", true)
     if options.ifAbsent and options.ifPresent then native.refuse("set: ifAbsent and ifPresent exclude each other") end
     if options.ttl ~= nil then ttl = check.milliseconds("set", "ttl", options.ttl) end
     if options.ifVersion ~= nil then version = check.integer("set", "ifVersion", options.ifVersion, 0) end
+    fence = check.type("set", "fence", options.fence, "string", true)
     flags = (options.ifAbsent and IF_ABSENT or 0) | (options.ifPresent and IF_PRESENT or 0)
       | (options.ifVersion and IF_VERSION or 0)
   end
   if not callback then scheduler.mayWait("set") end
-  return request.complete(callback, native.set(key, value, flags, version, ttl))
+  return request.complete(callback, native.set(key, value, flags, version, ttl, fence))
 end, scheduler.rest)
 
 --- Gives the caller a copy of its own of the value under the key.
@@ -79,21 +81,24 @@ keys.getVersioned = native.getVersioned
 
 --- Removes what is under the key. (w)
 -- @tparam string key
--- @tparam[opt] table options `ifVersion`: only where the entry has this version (`conflict`); 0: where there is nothing
+-- @tparam[opt] table options `ifVersion` and `fence`, as of set
 -- @tparam[opt] function callback
 -- @treturn string "OK", also when there was nothing
--- @return nil, message, `conflict`
+-- @return nil, message, code: `conflict`, `notowner`
 -- @raise on an unknown option
 -- @usage memory.remove("session:7")
 -- @function remove
 keys.remove = native.short("remove", function(key, options, callback)
   options, callback = check.trailing("remove", options, callback)
   check.key("remove", key)
-  check.options("remove", options, { "ifVersion" })
-  local version
-  if options and options.ifVersion ~= nil then version = check.integer("remove", "ifVersion", options.ifVersion, 0) end
+  check.options("remove", options, { "ifVersion", "fence" })
+  local version, fence
+  if options then
+    if options.ifVersion ~= nil then version = check.integer("remove", "ifVersion", options.ifVersion, 0) end
+    fence = check.type("remove", "fence", options.fence, "string", true)
+  end
   if not callback then scheduler.mayWait("remove") end
-  return request.complete(callback, native.remove(key, version and IF_VERSION or 0, version or 0))
+  return request.complete(callback, native.remove(key, version and IF_VERSION or 0, version or 0, fence))
 end, scheduler.rest)
 
 -- What the reply to an increment means: the version is left out.

@@ -22,6 +22,12 @@ struct exchange {
     struct cm_reader in; /* from the reply */
 };
 
+static const struct cm_handlers *handlers_of(struct cm_store *store) {
+    static struct cm_handlers handlers;
+    handlers = (struct cm_handlers){.store = store, .max_value_bytes = MAX_VALUE_BYTES};
+    return &handlers;
+}
+
 static void start(struct exchange *exchange) {
     *exchange = (struct exchange){0};
     assert_int_equal(stores_open(&exchange->stores, 16 << 20, SEATS, 1), 0);
@@ -44,7 +50,7 @@ static int do_cut(struct exchange *exchange, unsigned op, size_t len) {
     if (len)
         memcpy(copy, exchange->payload.data, len);
     exchange->reply.len = 0;
-    int err = cm_handlers_do(exchange->store, MAX_VALUE_BYTES, (uint8_t)op, (struct cm_bytes){copy, len},
+    int err = cm_handlers_do(handlers_of(exchange->store), (uint8_t)op, (struct cm_bytes){copy, len},
                              &exchange->reply);
     free(copy);
     cm_reader_init(&exchange->in, cm_buf_view(&exchange->reply));
@@ -73,6 +79,8 @@ static void write_change(struct exchange *exchange, uint8_t flags, uint64_t vers
     cm_write_u8(&exchange->out, flags);
     cm_write_u64(&exchange->out, version);
     cm_write_u64(&exchange->out, ttl_ms);
+    cm_write_u64(&exchange->out, 0); /* no fence */
+    cm_write_u32(&exchange->out, 0);
 }
 
 static void write_integer(struct exchange *exchange, int64_t integer) {
@@ -497,7 +505,7 @@ static void a_reply_is_appended(void **state) {
     write_with_key(&exchange, CM_OP_SET, cm_bytes_of("key"));
     exchange.reply.len = 0;
     assert_int_equal(cm_buf_append(&exchange.reply, before, BEFORE), 0);
-    assert_int_equal(cm_handlers_do(exchange.store, MAX_VALUE_BYTES, CM_OP_SET,
+    assert_int_equal(cm_handlers_do(handlers_of(exchange.store), CM_OP_SET,
                                     cm_buf_view(&exchange.payload), &exchange.reply),
                      0);
     assert_int_equal(exchange.reply.len, BEFORE + 8);
@@ -570,7 +578,7 @@ static int without_memory(void *data) {
     int set_err = cm_store_set(store, cm_bytes_of("key"), &value,
                                &(struct cm_change){.expires_ms = stores_clock() + 9}, &version);
     err =
-        cm_handlers_do(store, MAX_VALUE_BYTES, (uint8_t)request->op, cm_buf_view(&request->payload), &reply);
+        cm_handlers_do(handlers_of(store), (uint8_t)request->op, cm_buf_view(&request->payload), &reply);
     if (err == CM_E_NOTFOUND && set_err)
         err = 0;
     /* A change without its reply is none that the handler could take back. */
