@@ -6,7 +6,7 @@ local task = require "clustermem.task"
 local uv = require "luv"
 
 local folder, row, workers, seconds = ...
-local run = dofile(folder .. "/memory_harness.lua")
+local run = assert(loadfile(folder .. "/memory_harness.lua"))(folder)
 
 local get, set, increment, hrtime = memory.get, memory.set, memory.increment, uv.hrtime
 local counter = "counter:00000000"

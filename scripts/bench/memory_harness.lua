@@ -1,22 +1,21 @@
 -- What memory.lua and memory_nginx.lua have in common, in the language that Lua 5.4 and LuaJIT share: keys and values,
--- the start of all workers at one moment, the time that is measured, the figures. The loops over the operations are
--- each store's own, because a call of a function for each operation costs Lua 5.4 much and LuaJIT nothing.
+-- what is measured, the figures. The loops over the operations are each store's own, because a call of a function for
+-- each operation costs Lua 5.4 much and LuaJIT nothing. Called with this folder.
 --
--- A store has:
+-- A store has, besides what together.lua needs:
 --
 -- - `id`: this worker, from 1
 -- - `loops`: row -> fn(keys, values, first, last), which does one operation for each of these indices
 -- - `timed(keys, values, took)`: sets each key and writes down how many ns it took
--- - `add(key, delta)`: the sum, for the workers to meet; `counter`, the key that the loop of `increment` increments
--- - `now()`: nanoseconds, the same in all processes; `sleep(ms)`, milliseconds, whole ones
+-- - `counter`: the key that the loop of `increment` increments
 -- - `used()`: bytes in use as the store counts them; `pids`, of the processes that hold them
+
+local together = dofile((...) .. "/together.lua")
+local meet, say = together.meet, together.say
 
 local KEYS, VALUE_BYTES = 10000, 100
 -- How many operations there are between two looks at the clock; KEYS is a multiple.
 local BATCH = 500
-local WARM_UP_NS = 2e8
--- How long before the agreed moment it is agreed on, and the last part of that, which is no sleep but a loop.
-local AHEAD_NS, SPIN_NS = 5e7, 2e6
 -- A store of this many keys is filled in blocks of BLOCK.
 local MEMORY_KEYS, GROWN_KEYS, BLOCK = 1000000, 2000000, 1000
 
@@ -64,39 +63,6 @@ local function objects()
   return values
 end
 
-local function say(format, ...)
-  io.stdout:write(format:format(...), "\n")
-  io.stdout:flush()
-end
-
--- Returns at the same moment in all workers.
-local function meet(store, workers, name)
-  local agreed = name .. ": moment"
-  if store.add(name, 1) == workers then store.add(agreed, store.now() + AHEAD_NS) end
-  local moment = 0
-  while moment == 0 do
-    store.sleep(1)
-    moment = store.add(agreed, 0)
-  end
-  local left = moment - SPIN_NS - store.now()
-  if left > 0 then store.sleep(math.floor(left / 1e6)) end
-  repeat until store.now() >= moment
-end
-
-local function loopFor(store, loop, keys, values, ns)
-  local first, ops = 1, 0
-  local start = store.now()
-  local now
-  repeat
-    loop(keys, values, first, first + BATCH - 1)
-    ops = ops + BATCH
-    first = first + BATCH
-    if first > KEYS then first = 1 end
-    now = store.now()
-  until now - start >= ns
-  return ops, start, now
-end
-
 local function throughput(store, row, workers, seconds)
   local ofObjects = row:find("object") ~= nil
   local makeValues = ofObjects and objects or strings
@@ -107,11 +73,13 @@ local function throughput(store, row, workers, seconds)
   local keys, loop = shuffle(keysFrom(1, KEYS)), store.loops[row]
   local values = (row:find("set") or row == "mix") and makeValues() or {}
 
+  local function batch(first, last) loop(keys, values, first, last) end
+
   meet(store, workers, "warm up")
-  local warmUps = loopFor(store, loop, keys, values, math.min(WARM_UP_NS, seconds * 1e9))
+  local warmUps = together.loopFor(store, math.min(together.WARM_UP_NS, seconds * 1e9), KEYS, BATCH, batch)
   collectgarbage()
   meet(store, workers, "start")
-  local ops, start, finish = loopFor(store, loop, keys, values, seconds * 1e9)
+  local ops, start, finish = together.loopFor(store, seconds * 1e9, KEYS, BATCH, batch)
 
   store.add("operations", warmUps + ops)
   meet(store, workers, "end")

@@ -3,20 +3,16 @@
 -- luacheck: read globals ngx
 local cjson = require "cjson"
 local ffi = require "ffi"
-require "resty.core"
 
-ffi.cdef [[
-  typedef struct { long s; long ns; } bench_time;
-  int clock_gettime(int clock, bench_time *time);
-  int getppid(void);
-]]
+ffi.cdef "int getppid(void);"
 
 local folder, row, workers, seconds = ...
-local run = dofile(folder .. "/memory_harness.lua")
+local run = assert(loadfile(folder .. "/memory_harness.lua"))(folder)
+local nginx = dofile(folder .. "/nginx_store.lua")
 
-local C, tonumber = ffi.C, tonumber
 local encode, decode = cjson.encode, cjson.decode
-local dict = ngx.shared.bench
+local dict, store = ngx.shared.bench, nginx.store
+local now = store.now
 local counter = "counter:00000000"
 local loops = {}
 
@@ -63,14 +59,6 @@ loops["set-object"] = function(keys, values, first, last)
   end
 end
 
-local time = ffi.new("bench_time")
-local CLOCK_MONOTONIC = 1
-
-local function now()
-  C.clock_gettime(CLOCK_MONOTONIC, time)
-  return tonumber(time.s) * 1e9 + tonumber(time.ns)
-end
-
 local function timed(keys, values, took)
   for i = 1, #keys do
     local start = now()
@@ -80,25 +68,13 @@ local function timed(keys, values, took)
   end
 end
 
-local store = {
-  id = ngx.worker.id() + 1,
-  loops = loops,
-  timed = timed,
-  counter = counter,
-  add = function(key, delta) return assert(dict:incr(key, delta, 0)) end,
-  now = now,
-  sleep = function(ms) ngx.sleep(ms / 1e3) end,
-  used = function() return dict:capacity() - dict:free_space() end,
-  pids = { C.getppid(), ngx.worker.pid() },
-}
+store.loops = loops
+store.timed = timed
+store.counter = counter
+store.used = function() return dict:capacity() - dict:free_space() end
+store.pids = { ffi.C.getppid(), ngx.worker.pid() }
 
--- In a timer, because the init_worker phase may not sleep. An error would only be logged: the script that waits for
--- the figures gets it instead.
-assert(ngx.timer.at(0, function()
+nginx.start(function()
   dict:add(counter, 0)
-  local ok, message = pcall(run, store, row, workers, seconds)
-  if not ok then
-    io.stdout:write("error: ", tostring(message), "\n")
-    io.stdout:flush()
-  end
-end))
+  run(store, row, workers, seconds)
+end)

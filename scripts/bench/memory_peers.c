@@ -4,22 +4,13 @@
  * last one. */
 #include "memory_peers.h"
 
-#include <errno.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
 /* As in memory_harness.lua. */
-enum { KEYS = 10000, BATCH = 500, MEMORY_KEYS = 1000000, MOST_WORKERS = 64 };
+enum { KEYS = 10000, BATCH = 500, MEMORY_KEYS = 1000000 };
 static const double WARM_UP_S = 0.2;
 static const char counter[KEY_BYTES + 1] = "counter:00000000";
 
@@ -28,21 +19,18 @@ static const char *const row_names[ROWS] = {"get", "set", "increment", "mix", "m
 
 /* Shared by all processes. */
 struct run {
-    pthread_barrier_t barrier;
+    const char *place;
+    enum row row;
+    double seconds;
     struct {
         long ops, warm_ups;
         uint64_t start_ns, end_ns;
-    } workers[MOST_WORKERS];
+    } workers[CREW_MOST];
 };
 
 static const struct peer *peer;
 static char keys[KEYS][KEY_BYTES + 1];
 static char value[VALUE_BYTES + 1];
-
-void fail(const char *what, const char *reason) {
-    fprintf(stderr, "memory_peers: %s: %s\n", what, reason ? reason : strerror(errno));
-    exit(1);
-}
 
 void make_key(char *key, long index) {
     uint32_t spread = (uint32_t)index * 2654435761u;
@@ -55,22 +43,18 @@ double resident_bytes(long pid) {
     long kib = -1;
     snprintf(path, sizeof path, "/proc/%ld/smaps_rollup", pid);
     FILE *file = fopen(path, "re");
-    if (!file)
+    if (file) {
+        while (kib < 0 && fgets(line, sizeof line, file)) {
+            if (strncmp(line, "Pss:", 4) == 0)
+                kib = strtol(line + 4, NULL, 10);
+        }
+        fclose(file);
+        if (kib < 0)
+            fail(path, "no Pss");
+    } else {
         fail(path, NULL);
-    while (kib < 0 && fgets(line, sizeof line, file)) {
-        if (strncmp(line, "Pss:", 4) == 0)
-            kib = strtol(line + 4, NULL, 10);
     }
-    fclose(file);
-    if (kib < 0)
-        fail(path, "no Pss");
     return (double)kib * 1024;
-}
-
-static uint64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 static void shuffle_keys(unsigned seed) {
@@ -124,53 +108,33 @@ static long loop_for(enum row row, double seconds, uint64_t *start_ns, uint64_t 
     return ops;
 }
 
-static void work(struct run *run, int index, const char *place, enum row row, double seconds) {
+static void work(int index, void *shared) {
+    struct run *run = shared;
     uint64_t start_ns;
     uint64_t end_ns;
-    peer->open(place);
+    peer->open(run->place);
     shuffle_keys((unsigned)index);
-    pthread_barrier_wait(&run->barrier);
+    crew_meet();
     run->workers[index].warm_ups =
-        loop_for(row, seconds < WARM_UP_S ? seconds : WARM_UP_S, &start_ns, &end_ns);
-    pthread_barrier_wait(&run->barrier);
-    run->workers[index].ops = loop_for(row, seconds, &start_ns, &end_ns);
+        loop_for(run->row, run->seconds < WARM_UP_S ? run->seconds : WARM_UP_S, &start_ns, &end_ns);
+    crew_meet();
+    run->workers[index].ops = loop_for(run->row, run->seconds, &start_ns, &end_ns);
     run->workers[index].start_ns = start_ns;
     run->workers[index].end_ns = end_ns;
     peer->close();
 }
 
 static void measure_throughput(const char *place, enum row row, int workers, double seconds) {
-    pthread_barrierattr_t shared;
-    struct run *run = mmap(NULL, sizeof *run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (run == MAP_FAILED)
-        fail("memory", NULL);
-    pthread_barrierattr_init(&shared);
-    pthread_barrierattr_setpshared(&shared, PTHREAD_PROCESS_SHARED);
-    pthread_barrier_init(&run->barrier, &shared, (unsigned)workers);
+    struct run *run = crew_memory(sizeof *run);
+    run->place = place;
+    run->row = row;
+    run->seconds = seconds;
 
     peer->open(place);
     peer->fill(KEYS, value);
     peer->close();
-    pid_t parent = getpid();
-    for (int i = 0; i < workers; i++) {
-        pid_t child = fork();
-        if (child < 0)
-            fail("fork", NULL);
-        if (child == 0) {
-            /* The others would wait at the barrier for ever. */
-            prctl(PR_SET_PDEATHSIG, SIGKILL);
-            if (getppid() != parent)
-                _exit(1);
-            work(run, i, place, row, seconds);
-            _exit(0);
-        }
-    }
+    crew_run(workers, work, run);
     long long all = 0;
-    for (int i = 0; i < workers; i++) {
-        int status;
-        if (wait(&status) < 0 || status != 0)
-            fail("a worker", "failed");
-    }
     for (int i = 0; i < workers; i++) {
         printf("ops=%ld start_ns=%llu end_ns=%llu\n", run->workers[i].ops,
                (unsigned long long)run->workers[i].start_ns, (unsigned long long)run->workers[i].end_ns);
@@ -209,7 +173,7 @@ int main(int argc, char **argv) {
     }
     long workers = argc == 6 ? strtol(argv[4], NULL, 10) : 0;
     double seconds = argc == 6 ? strtod(argv[5], NULL) : 0;
-    if (!peer || row == ROWS || workers < 1 || workers > MOST_WORKERS || !(seconds > 0)) {
+    if (!peer || row == ROWS || workers < 1 || workers > CREW_MOST || !(seconds > 0)) {
         fprintf(stderr, "usage: memory_peers redis|lmdb PLACE ROW WORKERS SECONDS\n");
         return 2;
     }

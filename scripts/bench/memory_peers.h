@@ -4,7 +4,7 @@
 #ifndef MEMORY_PEERS_H
 #define MEMORY_PEERS_H
 
-#include <stddef.h>
+#include "crew.h"
 
 enum { KEY_BYTES = 16, VALUE_BYTES = 100 };
 
@@ -27,8 +27,6 @@ struct peer {
 extern const struct peer redis_peer;
 extern const struct peer lmdb_peer;
 
-/* One line with the reason, and the end; `reason` NULL: that of errno. */
-_Noreturn void fail(const char *what, const char *reason);
 /* Writes the index-th key, KEY_BYTES and a zero: in no order of their bytes, as in memory_harness.lua. */
 void make_key(char *key, long index);
 /* What a process holds in memory, what it shares counted in part (Pss). */
