@@ -3,7 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#include "base/error.h"
+#include "data/lockname.h"
 
 enum { SHOWN_KEY_BYTES = 40 };
 
@@ -26,10 +26,10 @@ static struct cm_lock_waiter *find_waiter(const struct cm_lockq *queue, uint32_t
 /* Who has the entry's lock: false if nobody, or no task. */
 static bool find_owner(struct cm_lockq *queue, struct cm_lock_entry *entry, uint32_t *seat, uint64_t *task) {
     struct cm_section section;
-    const struct cm_lock *lock = cm_lockq_enter(queue, entry, false, &section);
-    uint64_t state = lock ? atomic_load((_Atomic uint64_t *)&lock->state) : 0;
-    *seat = lock ? (uint32_t)atomic_load((_Atomic uint64_t *)&lock->owner) : 0;
-    *task = lock ? atomic_load((_Atomic uint64_t *)&lock->task) : 0;
+    const struct cm_lock *lock = cm_lockname_enter(queue, entry, false, &section);
+    uint64_t state = lock ? cm_word_load(&lock->state) : 0;
+    *seat = lock ? (uint32_t)cm_word_load(&lock->owner) : 0;
+    *task = lock ? cm_word_load(&lock->task) : 0;
     cm_section_leave(&section);
     return cm_lock_token(state) && *task;
 }

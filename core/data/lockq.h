@@ -14,7 +14,6 @@
 #include "base/list.h"
 #include "data/lock.h"
 
-
 /* Who asks. */
 struct cm_lock_asker {
     uint32_t seat;
@@ -127,11 +126,9 @@ void cm_lockq_end_leases(struct cm_lockq *queue);
 void cm_lockq_drop_waits(struct cm_lockq *queue, uint32_t seat);
 void cm_lockq_drop_owner(struct cm_lockq *queue, uint32_t seat);
 
-/* --- for core/data/deadlock --- */
+/* --- for its other files --- */
 
-/* In the section of its bucket from here on: the entry's lock, if it has one or, with `anew`, may have one.
- */
-struct cm_lock *cm_lockq_enter(struct cm_lockq *queue, struct cm_lock_entry *entry, bool anew,
-                               struct cm_section *section);
+/* Does what the lock's state and its queue call for. */
+void cm_lockq_settle(struct cm_lockq *queue, struct cm_lock_entry *entry);
 
 #endif
