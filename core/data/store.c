@@ -65,23 +65,26 @@ static bool find(const struct cm_store *store, const struct cm_section *section,
 }
 
 /* In a section, so that it still is so when the change is published. */
-static int check_fence_and_version(const struct cm_store *store, const struct cm_change *change,
-                                   const struct cm_place *place, bool alive) {
-    if (change->fence.token && !cm_lock_holds(store->participant->segment, change->fence))
-        return CM_E_NOTOWNER;
-    if (change->if_version && change->version != (alive ? cm_record_version(place->record) : 0))
-        return CM_E_CONFLICT;
-    return 0;
+static int check_fence(const struct cm_store *store, const struct cm_change *change) {
+    return !change->fence.token || cm_lock_holds(store->participant->segment, change->fence) ? 0
+                                                                                             : CM_E_NOTOWNER;
+}
+
+static int check_version(const struct cm_change *change, const struct cm_place *place, bool alive) {
+    uint64_t version = alive ? cm_record_version(place->record) : 0;
+    return !change->if_version || change->version == version ? 0 : CM_E_CONFLICT;
 }
 
 static int check_conditions(const struct cm_store *store, const struct cm_change *change,
                             const struct cm_place *place, bool alive) {
-    int err = check_fence_and_version(store, change, place, alive);
-    if (!err && change->if_absent && alive)
-        err = CM_E_EXISTS;
-    if (!err && change->if_present && !alive)
-        err = CM_E_NOTFOUND;
-    return err;
+    int err = check_fence(store, change);
+    if (err)
+        return err;
+    if (change->if_absent && alive)
+        return CM_E_EXISTS;
+    if (change->if_present && !alive)
+        return CM_E_NOTFOUND;
+    return check_version(change, place, alive);
 }
 
 static uint64_t new_expiry(const struct cm_change *change, const struct cm_place *place, bool alive) {
@@ -269,7 +272,9 @@ int cm_store_remove(struct cm_store *store, struct cm_bytes key_bytes, const str
     struct cm_place place;
     cm_table_enter(store->participant, key.hash, &section);
     bool alive = find(store, &section, key, &place);
-    int err = check_fence_and_version(store, change, &place, alive);
+    int err = check_fence(store, change);
+    if (!err)
+        err = check_version(change, &place, alive);
     if (!err && alive)
         *version = cm_table_unlink(store->participant, &section, &place);
     else

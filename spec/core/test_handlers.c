@@ -22,9 +22,11 @@ struct exchange {
     struct cm_reader in; /* from the reply */
 };
 
+static struct cm_lockq locks; /* nobody has a lock: every fence is refused */
+
 static const struct cm_handlers *handlers_of(struct cm_store *store) {
     static struct cm_handlers handlers;
-    handlers = (struct cm_handlers){.store = store, .max_value_bytes = MAX_VALUE_BYTES};
+    handlers = (struct cm_handlers){store, &locks, MAX_VALUE_BYTES};
     return &handlers;
 }
 
@@ -33,9 +35,11 @@ static void start(struct exchange *exchange) {
     assert_int_equal(stores_open(&exchange->stores, 16 << 20, SEATS, 1), 0);
     stores_turn(START_MS);
     exchange->store = stores_master(&exchange->stores);
+    assert_int_equal(cm_lockq_init(&locks, exchange->store->participant), 0);
 }
 
 static void end(struct exchange *exchange) {
+    cm_lockq_deinit(&locks);
     stores_close(&exchange->stores);
     cm_buf_deinit(&exchange->found);
     cm_buf_deinit(&exchange->payload);
@@ -457,8 +461,8 @@ static void a_wrong_count_of_pairs_is_refused(void **state) {
 }
 
 static bool is_result(int err) {
-    return err == 0 || err == CM_E_NOTFOUND || err == CM_E_EXISTS || err == CM_E_CONFLICT ||
-           err == CM_E_BADVALUE || err == CM_E_TOOLARGE || err == CM_E_BADFRAME;
+    return err == 0 || err == CM_E_NOTOWNER || err == CM_E_NOTFOUND || err == CM_E_EXISTS ||
+           err == CM_E_CONFLICT || err == CM_E_BADVALUE || err == CM_E_TOOLARGE || err == CM_E_BADFRAME;
 }
 
 static void random_bytes_do_no_harm(void **state) {
@@ -505,8 +509,8 @@ static void a_reply_is_appended(void **state) {
     write_with_key(&exchange, CM_OP_SET, cm_bytes_of("key"));
     exchange.reply.len = 0;
     assert_int_equal(cm_buf_append(&exchange.reply, before, BEFORE), 0);
-    assert_int_equal(cm_handlers_do(handlers_of(exchange.store), CM_OP_SET,
-                                    cm_buf_view(&exchange.payload), &exchange.reply),
+    assert_int_equal(cm_handlers_do(handlers_of(exchange.store), CM_OP_SET, cm_buf_view(&exchange.payload),
+                                    &exchange.reply),
                      0);
     assert_int_equal(exchange.reply.len, BEFORE + 8);
     assert_memory_equal(exchange.reply.data, before, BEFORE);
@@ -577,8 +581,7 @@ static int without_memory(void *data) {
     value.is_number = true;
     int set_err = cm_store_set(store, cm_bytes_of("key"), &value,
                                &(struct cm_change){.expires_ms = stores_clock() + 9}, &version);
-    err =
-        cm_handlers_do(handlers_of(store), (uint8_t)request->op, cm_buf_view(&request->payload), &reply);
+    err = cm_handlers_do(handlers_of(store), (uint8_t)request->op, cm_buf_view(&request->payload), &reply);
     if (err == CM_E_NOTFOUND && set_err)
         err = 0;
     /* A change without its reply is none that the handler could take back. */
