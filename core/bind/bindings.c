@@ -11,6 +11,7 @@
 #include "bind/locks.h"
 #include "bind/replies.h"
 #include "bind/requests.h"
+#include "bind/short.h"
 #include "bind/vm.h"
 #include "bind/walks.h"
 #include "wire/ops.h"
@@ -184,6 +185,7 @@ int cm_bindings_open(lua_State *L) {
     };
     luaL_newlib(L, functions);
     cm_requests_open(L);
+    cm_short_open(L);
     cm_keys_open(L);
     cm_walks_open(L);
     cm_locks_open(L);

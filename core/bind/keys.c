@@ -4,13 +4,13 @@
 
 #include "base/error.h"
 #include "bind/requests.h"
+#include "bind/short.h"
 #include "bind/value.h"
 #include "bind/vm.h"
 #include "wire/ops.h"
 
 enum {
     KEEP_BYTES = 1 << 20, /* of a buffer, between two calls */
-    WRITES_PER_TURN = 8192,
 };
 
 /* --- arguments --- */
@@ -53,28 +53,10 @@ static struct cm_number to_number(lua_State *L, int index) {
     return (struct cm_number){.is_float = true, .real = lua_tonumber(L, index)};
 }
 
-/* Whether the caller is in a task, with nothing between that cannot yield: see scheduler.mayWait. */
-static bool may_wait(lua_State *L, struct cm_vm *vm) {
-    if (!lua_isyieldable(L))
-        return false;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->context);
-    lua_pushthread(L);
-    lua_rawget(L, -2);
-    bool task = lua_toboolean(L, -1);
-    lua_pop(L, 2);
-    return task;
-}
-
 /* --- results --- */
 
-/* Done: false, and the results behind it; or true, so that a script that only writes lets its loop turn now
- * and then. */
-static void push_is_done(lua_State *L, struct cm_vm *vm) {
-    lua_pushboolean(L, ++vm->done % WRITES_PER_TURN == 0);
-}
-
 static int push_done(lua_State *L, int err) {
-    push_is_done(L, cm_vm_of(L));
+    cm_short_push_done(L, cm_vm_of(L));
     if (err)
         return 1 + cm_requests_push_failure(L, err);
     lua_pushliteral(L, "OK");
@@ -307,7 +289,7 @@ static void write_change(struct cm_writer *writer, uint8_t flags, uint64_t versi
     cm_write_u32(writer, fence.slot);
 }
 
-/* In what follows, false stands for false or true: see push_is_done. */
+/* In what follows, false stands for false or true: see cm_short_push_done. */
 
 /* set(key, value [, flags, version, ttl, fence]) -> false, "OK", version | false, nil, message, code | id */
 static int native_set(lua_State *L) {
@@ -393,7 +375,7 @@ static int native_increment(lua_State *L) {
         uint64_t version;
         int err = cm_store_increment(&vm->store, key, delta, initial, expiry_in(vm, ttl_ms), &sum, &version);
         if (!err) {
-            push_is_done(L, vm);
+            cm_short_push_done(L, vm);
             push_number(L, sum);
             return 2;
         }
@@ -456,35 +438,10 @@ static int native_set_many(lua_State *L) {
     return forward(L, vm, writer);
 }
 
-/* --- short forms: writes without options and callback, of a task, that can be done here and now --- */
-
-/* What a short form's closure holds. */
-enum { LONG_FORM = 1, REST, OK };
-
-static int give_all(lua_State *L, int status, lua_KContext kept) {
-    (void)status;
-    return lua_gettop(L) - (int)kept;
-}
-
-/* Everything else: the function that was given, in Lua, with the same arguments. */
-static int long_form(lua_State *L) {
-    lua_pushvalue(L, lua_upvalueindex(LONG_FORM));
-    lua_insert(L, 1);
-    lua_callk(L, lua_gettop(L) - 1, LUA_MULTRET, 0, give_all);
-    return give_all(L, LUA_OK, 0);
-}
+/* --- short forms: see bind/short --- */
 
 static bool is_short(lua_State *L, struct cm_vm *vm, struct cm_bytes *key) {
-    return is_key(L, 1, key) && !must_forward(vm) && !vm->clears && !vm->detached && may_wait(L, vm);
-}
-
-/* Gives what has been pushed behind the `arguments`; now and then after a turn of the loop. */
-static int finish_short(lua_State *L, struct cm_vm *vm, int arguments) {
-    if (++vm->done % WRITES_PER_TURN == 0) {
-        lua_pushvalue(L, lua_upvalueindex(REST));
-        lua_callk(L, 0, 0, arguments, give_all);
-    }
-    return lua_gettop(L) - arguments;
+    return is_key(L, 1, key) && !must_forward(vm) && !vm->clears && cm_short_may(L, vm, NULL);
 }
 
 /* set(key, value) */
@@ -495,10 +452,10 @@ static int short_set(lua_State *L) {
     uint64_t version;
     if (lua_gettop(L) != 2 || lua_isnil(L, 2) || !is_short(L, vm, &key) || to_value(L, vm, 2, &value) ||
         cm_store_set(&vm->store, key, &value, &(struct cm_change){0}, &version))
-        return long_form(L);
-    lua_pushvalue(L, lua_upvalueindex(OK));
+        return cm_short_long(L);
+    lua_pushvalue(L, lua_upvalueindex(CM_SHORT_OK));
     lua_pushinteger(L, (lua_Integer)version);
-    return finish_short(L, vm, 2);
+    return cm_short_finish(L, vm, 2);
 }
 
 /* remove(key) */
@@ -508,9 +465,9 @@ static int short_remove(lua_State *L) {
     uint64_t version;
     if (lua_gettop(L) != 1 || !is_short(L, vm, &key) ||
         cm_store_remove(&vm->store, key, &(struct cm_change){0}, &version))
-        return long_form(L);
-    lua_pushvalue(L, lua_upvalueindex(OK));
-    return finish_short(L, vm, 1);
+        return cm_short_long(L);
+    lua_pushvalue(L, lua_upvalueindex(CM_SHORT_OK));
+    return cm_short_finish(L, vm, 1);
 }
 
 /* increment(key [, delta]) */
@@ -524,23 +481,12 @@ static int short_increment(lua_State *L) {
     if (arguments == 2 && lua_type(L, 2) == LUA_TNUMBER)
         delta = to_number(L, 2);
     else if (arguments != 1)
-        return long_form(L);
+        return cm_short_long(L);
     if (!is_short(L, vm, &key) ||
         cm_store_increment(&vm->store, key, delta, (struct cm_number){0}, 0, &sum, &version))
-        return long_form(L);
+        return cm_short_long(L);
     push_number(L, sum);
-    return finish_short(L, vm, arguments);
-}
-
-/* short(name, fn, rest) -> a function in the place of fn, its long form; rest() lets the loop turn. */
-static int native_short(lua_State *L) {
-    static const char *const names[] = {"set", "remove", "increment", NULL};
-    static const lua_CFunction forms[] = {short_set, short_remove, short_increment};
-    lua_CFunction form = forms[luaL_checkoption(L, 1, NULL, names)];
-    lua_settop(L, 3);
-    lua_pushliteral(L, "OK");
-    lua_pushcclosure(L, form, 3);
-    return 1;
+    return cm_short_finish(L, vm, arguments);
 }
 
 void cm_keys_open(lua_State *L) {
@@ -556,7 +502,9 @@ void cm_keys_open(lua_State *L) {
         {"increment", native_increment},
         {"expire", native_expire},
         {"setMany", native_set_many},
-        {"short", native_short},
+        {"shortSet", short_set},
+        {"shortRemove", short_remove},
+        {"shortIncrement", short_increment},
         {NULL, NULL},
     };
     luaL_setfuncs(L, functions, 0);

@@ -4,10 +4,12 @@
 
 #include "base/error.h"
 #include "bind/requests.h"
+#include "bind/short.h"
 #include "bind/vm.h"
 #include "wire/ops.h"
 
-/* Each function gives the id of a request, or false and the results. Keys are checked by the callers. */
+/* Each function but the short forms gives the id of a request, or false (or true: see bind/short) and the
+ * results. Keys are checked by the callers. */
 
 static struct cm_bytes to_bytes(lua_State *L, int index) {
     struct cm_bytes bytes;
@@ -36,9 +38,18 @@ static int push_failure(lua_State *L, int err) {
     return cm_requests_refuse(L, err);
 }
 
-static int push_ok(lua_State *L) {
-    lua_pushboolean(L, false);
+static int push_ok(lua_State *L, struct cm_vm *vm) {
+    cm_short_push_done(L, vm);
     lua_pushliteral(L, "OK");
+    return 2;
+}
+
+/* lockId [, "abandoned"] */
+static int push_grant(lua_State *L, const struct cm_grant *grant) {
+    cm_locks_push_id(L, grant->id);
+    if (!grant->abandoned)
+        return 1;
+    lua_pushliteral(L, "abandoned");
     return 2;
 }
 
@@ -57,12 +68,8 @@ static int native_lock(lua_State *L) {
     struct cm_grant grant;
     int err = cm_lock_take(&vm->locker, key, task, deadline_ms, timeout_ms != 0, &grant);
     if (!err) {
-        lua_pushboolean(L, false);
-        cm_locks_push_id(L, grant.id);
-        if (!grant.abandoned)
-            return 2;
-        lua_pushliteral(L, "abandoned");
-        return 3;
+        cm_short_push_done(L, vm);
+        return 1 + push_grant(L, &grant);
     }
     if (err == CM_E_BUSY && timeout_ms == 0)
         return push_failure(L, err);
@@ -76,23 +83,29 @@ static int native_lock(lua_State *L) {
     return cm_requests_issue(L, vm, writer);
 }
 
-/* unlock(key, lockId) -> false, "OK" | false, nil, message, code | id. In the order of this process's writes:
- * while one of them is with the master, this goes there too. */
+/* In the order of this process's writes: while one of them is with the master, this is the master's too. */
+static int release(struct cm_vm *vm, struct cm_bytes key, struct cm_lock_id id) {
+    return vm->forwarded ? CM_LOCK_ASK : cm_lock_release(&vm->locker, key, id);
+}
+
+static struct cm_writer *begin_unlock(struct cm_vm *vm, struct cm_bytes key, struct cm_lock_id id) {
+    struct cm_writer *writer = begin(vm, CM_OP_UNLOCK, key);
+    if (writer)
+        write_id(writer, id);
+    return writer;
+}
+
+/* unlock(key, lockId) -> false, "OK" | false, nil, message, code | id */
 static int native_unlock(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
     struct cm_bytes key = to_bytes(L, 1);
     struct cm_lock_id id = cm_lock_id_parse(to_bytes(L, 2));
     if (vm->detached)
         return push_failure(L, CM_E_CLOSED);
-    int err = vm->forwarded ? CM_LOCK_ASK : cm_lock_release(&vm->locker, key, id);
+    int err = release(vm, key, id);
     if (!err)
-        return push_ok(L);
-    if (err != CM_LOCK_ASK)
-        return push_failure(L, err);
-    struct cm_writer *writer = begin(vm, CM_OP_UNLOCK, key);
-    if (writer)
-        write_id(writer, id);
-    return cm_requests_issue(L, vm, writer);
+        return push_ok(L, vm);
+    return err == CM_LOCK_ASK ? cm_requests_issue(L, vm, begin_unlock(vm, key, id)) : push_failure(L, err);
 }
 
 /* renew(key, lockId, lease) -> as above */
@@ -106,7 +119,7 @@ static int native_renew(lua_State *L) {
     uint64_t deadline_ms = lease_ms ? vm->locker.clock_ms() + lease_ms : 0;
     int err = vm->forwarded ? CM_LOCK_ASK : cm_lock_renew(&vm->locker, key, id, deadline_ms);
     if (!err)
-        return push_ok(L);
+        return push_ok(L, vm);
     if (err != CM_LOCK_ASK)
         return push_failure(L, err);
     struct cm_writer *writer = begin(vm, CM_OP_RENEW, key);
@@ -123,13 +136,164 @@ static int native_lock_info(lua_State *L) {
     return cm_requests_issue(L, vm, begin(vm, CM_OP_LOCK_INFO, to_bytes(L, 1)));
 }
 
+/* --- short forms: see bind/short --- */
+
+static bool is_short(lua_State *L, struct cm_vm *vm, struct cm_bytes *key, uint64_t *task) {
+    if (lua_type(L, 1) != LUA_TSTRING)
+        return false;
+    *key = to_bytes(L, 1);
+    return key->len && key->len <= CM_KEY_MAX_BYTES && cm_short_may(L, vm, task);
+}
+
+/* getLock(key) */
+static int short_get_lock(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    struct cm_bytes key;
+    struct cm_grant grant;
+    uint64_t task;
+    if (lua_gettop(L) != 1 || !is_short(L, vm, &key, &task) ||
+        cm_lock_take(&vm->locker, key, task, 0, true, &grant))
+        return cm_short_long(L);
+    push_grant(L, &grant);
+    return cm_short_finish(L, vm, 1);
+}
+
+/* releaseLock(key, lockId) */
+static int short_release_lock(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    struct cm_bytes key;
+    if (lua_gettop(L) != 2 || lua_type(L, 2) != LUA_TSTRING || !is_short(L, vm, &key, NULL) ||
+        release(vm, key, cm_lock_id_parse(to_bytes(L, 2))))
+        return cm_short_long(L);
+    lua_pushvalue(L, lua_upvalueindex(CM_SHORT_OK));
+    return cm_short_finish(L, vm, 2);
+}
+
+/* What a running mutex has; closed when it ends, however it ends. Used again afterwards. */
+struct guard {
+    struct cm_bytes key; /* the string is on the mutex's stack */
+    struct cm_lock_id id;
+};
+static const char guard_name[] = "clustermem.guard";
+
+/* Pushes a guard of nothing yet. */
+static struct guard *push_guard(lua_State *L, struct cm_vm *vm) {
+    if (vm->guards_free) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, vm->guards);
+        lua_rawgeti(L, -1, vm->guards_free--);
+        lua_remove(L, -2);
+        return lua_touserdata(L, -1);
+    }
+    struct guard *guard = lua_newuserdatauv(L, sizeof *guard, 0);
+    guard->id = (struct cm_lock_id){0};
+    luaL_setmetatable(L, guard_name);
+    return guard;
+}
+
+/* The end of a mutex, also in the midst of an error: then nobody waits for the answer, if it is the master's.
+ */
+static int guard_close(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    struct guard *guard = lua_touserdata(L, 1);
+    struct cm_lock_id id = guard->id;
+    guard->id = (struct cm_lock_id){0};
+    if (id.token && !vm->detached && release(vm, guard->key, id) == CM_LOCK_ASK) {
+        uint32_t request;
+        if (begin_unlock(vm, guard->key, id))
+            cm_session_commit(&vm->session, &request);
+    }
+    if (vm->guards_free < CM_VM_GUARDS) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, vm->guards);
+        lua_pushvalue(L, 1);
+        lua_rawseti(L, -2, ++vm->guards_free);
+    }
+    return 0;
+}
+
+enum { GUARD = 3 }; /* its place on the stack of short_mutex */
+
+static int give_settled(lua_State *L, int status, lua_KContext kept) {
+    (void)status;
+    return lua_gettop(L) - (int)kept;
+}
+
+/* The function has returned; what it did is above the guard. */
+static int after_mutex(lua_State *L, int status, lua_KContext context) {
+    (void)status;
+    (void)context;
+    struct cm_vm *vm = cm_vm_of(L);
+    struct guard *guard = lua_touserdata(L, GUARD);
+    struct cm_lock_id id = guard->id;
+    int err = vm->detached ? CM_E_CLOSED : release(vm, guard->key, id);
+    guard->id = (struct cm_lock_id){0};
+    if (!err)
+        return cm_short_finish(L, vm, GUARD);
+    /* The long way of ending: it waits for the master, or has the words for what has happened. */
+    lua_pushvalue(L, lua_upvalueindex(CM_SHORT_LONG + 3));
+    lua_insert(L, GUARD + 1);
+    lua_pushvalue(L, 1);
+    lua_insert(L, GUARD + 2);
+    cm_locks_push_id(L, id);
+    lua_insert(L, GUARD + 3);
+    lua_callk(L, lua_gettop(L) - GUARD - 1, LUA_MULTRET, GUARD, give_settled);
+    return give_settled(L, LUA_OK, GUARD);
+}
+
+/* Whether the function would look at what it is called with. */
+static bool takes_arguments(lua_State *L, int index) {
+    lua_Debug about;
+    lua_pushvalue(L, index);
+    lua_getinfo(L, ">u", &about);
+    return about.nparams || about.isvararg;
+}
+
+/* mutex(key, fn) */
+static int short_mutex(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    struct cm_bytes key;
+    uint64_t task;
+    if (lua_gettop(L) != 2 || lua_type(L, 2) != LUA_TFUNCTION || !is_short(L, vm, &key, &task))
+        return cm_short_long(L);
+    struct guard *guard = push_guard(L, vm);
+    lua_toclose(L, GUARD);
+    struct cm_grant grant;
+    if (cm_lock_take(&vm->locker, key, task, 0, true, &grant)) {
+        lua_closeslot(L, GUARD);
+        lua_settop(L, 2);
+        return cm_short_long(L);
+    }
+    *guard = (struct guard){key, grant.id};
+    lua_pushvalue(L, 2);
+    int arguments = grant.abandoned || takes_arguments(L, 2) ? push_grant(L, &grant) : 0;
+    lua_callk(L, arguments, LUA_MULTRET, 0, after_mutex);
+    return after_mutex(L, LUA_OK, 0);
+}
+
+/* mutex(fn, rest, settle) -> the short form of fn; settle(key, lockId, ...) ends it the long way. */
+static int native_mutex(lua_State *L) {
+    lua_settop(L, 3);
+    lua_pushliteral(L, "OK");
+    lua_rotate(L, 3, 1);
+    lua_pushcclosure(L, short_mutex, 4);
+    return 1;
+}
+
 void cm_locks_open(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"lock", native_lock},
         {"unlock", native_unlock},
         {"renew", native_renew},
         {"lockInfo", native_lock_info},
+        {"shortGetLock", short_get_lock},
+        {"shortReleaseLock", short_release_lock},
+        {"mutex", native_mutex},
         {NULL, NULL},
     };
     luaL_setfuncs(L, functions, 0);
+    luaL_newmetatable(L, guard_name);
+    lua_pushcfunction(L, guard_close);
+    lua_setfield(L, -2, "__close");
+    lua_pop(L, 1);
+    lua_createtable(L, CM_VM_GUARDS, 0);
+    cm_vm_of(L)->guards = luaL_ref(L, LUA_REGISTRYINDEX);
 }

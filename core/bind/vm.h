@@ -18,6 +18,8 @@
     XX(STOP, "stop")       /* stop(): leave gracefully */                                               \
     XX(GUARD, "guard")     /* guard(fn, ...): calls a luv callback */
 
+enum { CM_VM_GUARDS = 64 }; /* kept for use again */
+
 enum cm_vm_hook {
 #define XX(name, word) CM_VM_HOOK_##name,
     CM_VM_HOOKS(XX)
@@ -42,6 +44,8 @@ struct cm_vm {
     int context;        /* registry reference: coroutine -> its task, see clustermem.scheduler */
     unsigned clears;    /* going on */
     int spared; /* registry reference: key -> number of the last write since the first of these began */
+    int guards; /* registry reference: the guards of mutexes that are free to be used again */
+    int guards_free;
     lua_Integer writes;    /* while there were such */
     struct cm_buf scratch; /* a value on its way out */
     struct cm_buf value;   /* a value on its way in */

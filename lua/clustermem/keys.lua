@@ -43,7 +43,7 @@ local LARGEST_LIMIT = 1 << 31
 -- function`
 -- @usage memory.set("session:7", { user = "ada" }, { ttl = 60000 })
 -- @function set
-keys.set = native.short("set", function(key, value, options, callback)
+keys.set = native.short(native.shortSet, function(key, value, options, callback)
   options, callback = check.trailing("set", options, callback)
   check.key("set", key)
   if value == nil then native.refuse("set: the value must not be nil, which is absence: remove(key) makes it") end
@@ -88,7 +88,7 @@ keys.getVersioned = native.getVersioned
 -- @raise on an unknown option
 -- @usage memory.remove("session:7")
 -- @function remove
-keys.remove = native.short("remove", function(key, options, callback)
+keys.remove = native.short(native.shortRemove, function(key, options, callback)
   options, callback = check.trailing("remove", options, callback)
   check.key("remove", key)
   check.options("remove", options, { "ifVersion", "fence" })
@@ -119,7 +119,7 @@ end
 -- @raise on an unknown option
 -- @usage local visits = memory.increment("visits")
 -- @function increment
-keys.increment = native.short("increment", function(key, delta, options, callback)
+keys.increment = native.short(native.shortIncrement, function(key, delta, options, callback)
   if type(delta) == "function" and options == nil then delta, options = nil, delta end
   options, callback = check.trailing("increment", options, callback)
   check.key("increment", key)

@@ -59,11 +59,12 @@ end
 -- through others perhaps, for this task; the message names the cycle)
 -- @raise on an unknown option
 -- @usage local lockId = memory.getLock("report", { timeout = 1000 })
-function locks.getLock(key, options, callback)
+-- @function getLock
+locks.getLock = native.short(native.shortGetLock, function(key, options, callback)
   options, callback = check.trailing("getLock", options, callback)
   check.key("getLock", key)
   return take("getLock", callback, key, checkWaiting("getLock", options))
-end
+end, scheduler.rest)
 
 --- Takes a lock if it is free. (w)
 -- @tparam string key
@@ -105,13 +106,14 @@ end
 -- @treturn string "OK"
 -- @return nil, message, `notowner`: it is not, or no longer, held under this lockId. It stays whose it is.
 -- @usage memory.releaseLock("report", lockId)
-function locks.releaseLock(key, lockId, callback)
+-- @function releaseLock
+locks.releaseLock = native.short(native.shortReleaseLock, function(key, lockId, callback)
   check.key("releaseLock", key)
   check.type("releaseLock", "the lockId", lockId, "string")
   check.type("releaseLock", "the callback", callback, "function", true)
   if not callback then scheduler.mayWait("releaseLock") end
   return request.complete(callback, native.unlock(key, lockId))
-end
+end, scheduler.rest)
 
 -- A lock that is had until the end of a block, however that ends.
 local Guard = {}
@@ -120,21 +122,25 @@ function Guard.__close(guard)
   if guard.lockId then request.complete(nil, native.unlock(guard.key, guard.lockId)) end
 end
 
--- Releases it, and gives the results if it has been had all the time.
-local function settle(guard, ...)
+-- Releases a lock, and gives the results of what was done if it has been had all the time.
+local function settle(key, lockId, ...)
+  local ok, message, code = request.complete(nil, native.unlock(key, lockId))
+  if ok then return ... end
+  if code == "notowner" then message = ("mutex: the lock '%s' was taken away meanwhile"):format(key) end
+  return nil, message, code
+end
+
+local function give(guard, ...)
   local lockId = guard.lockId
   guard.lockId = nil
-  local ok, message, code = request.complete(nil, native.unlock(guard.key, lockId))
-  if ok then return ... end
-  if code == "notowner" then message = ("mutex: the lock '%s' was taken away meanwhile"):format(guard.key) end
-  return nil, message, code
+  return settle(guard.key, lockId, ...)
 end
 
 local function mutex(key, fn, timeout, lease, fair)
   local lockId, how, code = request.complete(nil, native.lock(key, scheduler.current().id, timeout, lease, fair))
   if not lockId then return nil, how, code end
   local guard <close> = setmetatable({ key = key, lockId = lockId }, Guard)
-  return settle(guard, fn(lockId, how))
+  return give(guard, fn(lockId, how))
 end
 
 --- Runs a function while it has a lock. (w) The lock is released also when the function raises.
@@ -146,12 +152,13 @@ end
 -- @return nil, message, code: as of getLock; `notowner`: fn has run, but the lock was lost meanwhile
 -- @raise what fn raises, the same value; on an unknown option
 -- @usage memory.mutex("report", function() memory.set("report", build()) end)
-function locks.mutex(key, fn, options, callback)
+-- @function mutex
+locks.mutex = native.mutex(function(key, fn, options, callback)
   options, callback = check.trailing("mutex", options, callback)
   check.key("mutex", key)
   check.type("mutex", "its second argument", fn, "function")
   return scheduler.perform("mutex", callback, mutex, key, fn, checkWaiting("mutex", options))
-end
+end, scheduler.rest, settle)
 
 --- Who has a lock. (w)
 -- @tparam string key
