@@ -17,6 +17,8 @@ enum {
         64, /* at least, so that what open chunks leave unused is at most this part of the cap */
     LOCK_BYTES_PART = 1024, /* of the whole; further locks are kept by the master */
     LOCK_BYTES_MOST = 4 << 20,
+    WATCH_BYTES_PART = 4096,
+    WATCH_BYTES_MOST = 4 << 20,
     RECENCY_BYTES_PART = 256,
     GROUP_BYTES_PART = 20, /* with chains of one entry that is enough for entries of 183 bytes each */
     LEAST_GROUPS = 64,
@@ -28,11 +30,10 @@ static uint64_t pages(uint64_t bytes) {
     return (bytes + page - 1) / page * page;
 }
 
-/* So many fit, and their number is a power of 2. */
-static uint32_t lock_buckets_for(uint64_t bytes) {
-    uint64_t part = pages(bytes / LOCK_BYTES_PART);
-    uint32_t buckets = LOCK_BYTES_MOST / CM_LOCK_BUCKET_BYTES;
-    while ((uint64_t)buckets * CM_LOCK_BUCKET_BYTES > part)
+/* How many buckets of that size fit, `most` being a power of 2. */
+static uint32_t buckets_in(uint64_t bytes, uint64_t bucket_bytes, uint32_t most) {
+    uint32_t buckets = most;
+    while (buckets * bucket_bytes > pages(bytes))
         buckets /= 2;
     return buckets;
 }
@@ -56,8 +57,12 @@ static int lay_out(struct cm_layout *layout, uint64_t bytes, uint32_t seats) {
     layout->seat_bytes = offsetof(struct cm_seat, hazards) + hazard_bytes;
     layout->chunk_words_at = layout->seats_at + pages(seats * layout->seat_bytes);
     layout->locks_at = layout->chunk_words_at + pages(chunks_at_most * sizeof(struct cm_chunk));
-    layout->lock_buckets = lock_buckets_for(bytes);
-    layout->recency_at = layout->locks_at + pages((uint64_t)layout->lock_buckets * CM_LOCK_BUCKET_BYTES);
+    layout->lock_buckets =
+        buckets_in(bytes / LOCK_BYTES_PART, CM_LOCK_BUCKET_BYTES, LOCK_BYTES_MOST / CM_LOCK_BUCKET_BYTES);
+    layout->watches_at = layout->locks_at + pages((uint64_t)layout->lock_buckets * CM_LOCK_BUCKET_BYTES);
+    layout->watch_buckets =
+        buckets_in(bytes / WATCH_BYTES_PART, CM_CACHE_LINE, WATCH_BYTES_MOST / CM_CACHE_LINE);
+    layout->recency_at = layout->watches_at + pages((uint64_t)layout->watch_buckets * CM_CACHE_LINE);
     layout->groups_at = layout->recency_at + pages(bytes / RECENCY_BYTES_PART);
     uint64_t group_bytes = pages(bytes / GROUP_BYTES_PART);
     layout->chunks_at = layout->groups_at + group_bytes;

@@ -1,6 +1,6 @@
 /* The shared segment: one memfd that every process of a cluster maps, and where its parts are.
  *
- *     header | seats | chunk words | lock table | recency slots | groups | chunks
+ *     header | seats | chunk words | lock table | watch set | recency slots | groups | chunks
  *
  * References are offsets from the start; 0 is none. The master creates it and each process attaches it. The
  * layout is fixed at creation; every process keeps its own copy of it, so that nothing written into the
@@ -32,6 +32,7 @@ enum {
     CM_SEATS_MOST = 4096,
     CM_GROUPS_BACKED = 1024, /* get their pages together */
     CM_LOCK_BUCKET_BYTES = 8 * CM_CACHE_LINE,
+    CM_WATCHED_LENGTHS = 16, /* of prefixes */
 };
 #define CM_SEGMENT_LEAST_BYTES (UINT64_C(1) << 20)
 
@@ -69,11 +70,13 @@ struct cm_layout {
     uint32_t chunks;
     uint32_t chunk_bytes; /* a power of 2 */
     uint32_t groups_most;
-    uint32_t lock_buckets; /* a power of 2 */
+    uint32_t lock_buckets;  /* a power of 2 */
+    uint32_t watch_buckets; /* likewise */
     uint64_t seats_at;
     uint64_t seat_bytes;
     uint64_t chunk_words_at;
     uint64_t locks_at;   /* core/data/lock */
+    uint64_t watches_at; /* core/data/watch */
     uint64_t recency_at; /* the recency slots' place */
     uint64_t groups_at;
     uint64_t chunks_at;
@@ -84,7 +87,10 @@ struct cm_header {
     /* Linear hashing's level and split, in one number; on a line of its own, read by everyone all the time.
      */
     _Alignas(CM_CACHE_LINE) _Atomic uint32_t groups;
-    uint8_t rest_of_line[CM_CACHE_LINE - sizeof(uint32_t)];
+    _Atomic uint32_t watches;     /* how many; see core/data/watch for these three */
+    _Atomic uint32_t watched_all; /* watches that every key is taken for */
+    _Atomic uint16_t watched_lengths[CM_WATCHED_LENGTHS];
+    uint8_t rest_of_line[CM_CACHE_LINE - 3 * sizeof(uint32_t) - CM_WATCHED_LENGTHS * sizeof(uint16_t)];
     /* The last fencing token given; on a line of its own, written by everyone who takes a lock. */
     _Alignas(CM_CACHE_LINE) _Atomic uint64_t lock_token;
     _Atomic uint64_t earliest_lease_ms; /* no lease ends before; CM_NEVER */
