@@ -5,5 +5,6 @@
 #include <stdint.h>
 
 uint64_t cm_clock_ms(void);
+uint64_t cm_clock_ns(void);
 
 #endif

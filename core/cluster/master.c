@@ -156,7 +156,7 @@ static int on_frame(struct cm_process *process, const struct cm_frame *frame) {
 static void on_death(struct cm_process *process) {
     struct cm_supervisor *supervisor = process->owner;
     struct master *master = supervisor->owner;
-    cm_reaper_repair(&master->memory.reaper, process->seat);
+    cm_memory_repair(&master->memory, process->seat);
     cm_locks_on_death(&master->locks, process->seat);
 }
 

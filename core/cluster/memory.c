@@ -16,6 +16,18 @@ enum {
     ROOM_SWEPT_RECORDS = 100000,
 };
 
+/* Whether that much would fit if there were no cache. */
+static bool fits_without_cache(const struct cm_memory *memory, uint64_t bytes, uint64_t freed_bytes) {
+    struct cm_lru_stats cached;
+    struct cm_chunk_census census;
+    cm_lru_stats(&memory->segment, &cached);
+    cm_chunk_count((struct cm_segment *)&memory->segment, &census);
+    uint64_t freed = cached.bytes + freed_bytes;
+    uint64_t kept = census.live_bytes > freed ? census.live_bytes - freed : 0;
+    uint64_t limit = cm_chunk_limit_bytes(&memory->segment);
+    return bytes <= limit && kept <= limit - bytes;
+}
+
 static int make_room(void *data, uint64_t bytes, uint64_t freed_bytes) {
     struct cm_memory *memory = data;
     int err = cm_cleaner_make_room(&memory->cleaner, bytes, freed_bytes);
@@ -24,7 +36,11 @@ static int make_room(void *data, uint64_t bytes, uint64_t freed_bytes) {
     /* What has expired and is still there gives way first; as much as can be done without holding others up.
      */
     cm_expiry_sweep(&memory->sweep, &memory->master, cm_clock_ms(), ROOM_SWEPT_RECORDS);
-    return cm_cleaner_make_room(&memory->cleaner, bytes, freed_bytes);
+    err = cm_cleaner_make_room(&memory->cleaner, bytes, freed_bytes);
+    /* Then the cache gives up its oldest; not for what would not fit in the place of all of them. */
+    while (err && fits_without_cache(memory, bytes, freed_bytes) && cm_lru_shrink(&memory->lru, bytes))
+        err = cm_cleaner_make_room(&memory->cleaner, bytes, freed_bytes);
+    return err;
 }
 
 static void on_stand_still(void *data, int32_t pid) {
@@ -49,6 +65,8 @@ int cm_memory_init(struct cm_memory *memory, uint64_t bytes, uint32_t processes)
     cm_store_init(&memory->store, &memory->master);
     memory->store.make_room = make_room;
     memory->store.data = memory;
+    cm_lru_init(&memory->lru, &memory->store);
+    memory->sweep.lru = &memory->lru;
     err = cm_cleaner_init(&memory->cleaner, &memory->segment);
     if (!err)
         err = cm_reaper_init(&memory->reaper, &memory->segment, &memory->cleaner);
@@ -61,7 +79,9 @@ int cm_memory_init(struct cm_memory *memory, uint64_t bytes, uint32_t processes)
      * for the dead. */
     memory->master.on_wait = memory->cleaner.mover.on_wait = cm_reaper_on_wait;
     memory->master.on_wait_data = memory->cleaner.mover.on_wait_data = &memory->reaper;
-    return 0;
+    memory->lru.is_dead = cm_reaper_is_dead;
+    memory->lru.data = &memory->reaper;
+    return cm_lru_start(&memory->lru, &(struct cm_lru_options){0});
 }
 
 void cm_memory_deinit(struct cm_memory *memory) {
@@ -71,6 +91,11 @@ void cm_memory_deinit(struct cm_memory *memory) {
     cm_participant_deinit(&memory->master);
     cm_segment_close(&memory->segment);
     close(memory->bell);
+}
+
+void cm_memory_repair(struct cm_memory *memory, uint32_t seat) {
+    cm_reaper_repair(&memory->reaper, seat);
+    cm_lru_repair(&memory->lru, seat);
 }
 
 static void on_next(uv_idle_t *next);

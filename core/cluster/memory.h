@@ -7,6 +7,7 @@
 #include <uv.h>
 
 #include "data/expiry.h"
+#include "data/lru.h"
 #include "data/store.h"
 #include "memory/reaper.h"
 
@@ -14,6 +15,7 @@ struct cm_memory {
     struct cm_segment segment;
     struct cm_participant master;
     struct cm_store store;
+    struct cm_lru lru;
     struct cm_cleaner cleaner;
     struct cm_reaper reaper;
     struct cm_sweep sweep;
@@ -33,9 +35,13 @@ struct cm_memory {
     void *data;
 };
 
-/* Creates the segment, for so many processes at a time. 0; CM_E_NOMEMORY; an errno. */
+/* Creates the segment, for so many processes at a time, with a cache that has no bounds yet: cm_lru_start. 0;
+ * CM_E_NOMEMORY; an errno. */
 int cm_memory_init(struct cm_memory *memory, uint64_t bytes, uint32_t processes);
 void cm_memory_deinit(struct cm_memory *memory);
+
+/* The process in the seat is dead: see cm_reaper_repair and cm_lru_repair. */
+void cm_memory_repair(struct cm_memory *memory, uint32_t seat);
 
 /* Works on the loop until stop, which closes the handles. */
 void cm_memory_start(struct cm_memory *memory, uv_loop_t *loop);

@@ -1,12 +1,16 @@
 #include "data/expiry.h"
 
+#include "data/lru.h"
 #include "memory/chunk.h"
 
 /* Removes the entry if it is one, reachable, and past its time. False where its group is not to be had now.
  */
-static bool remove_expired(struct cm_participant *master, uint64_t offset, uint64_t now_ms) {
+static bool remove_expired(const struct cm_sweep *sweep, struct cm_participant *master, uint64_t offset,
+                           uint64_t now_ms) {
     struct cm_record *record = cm_record_at(master->segment, offset);
     uint64_t hash = atomic_load_explicit(&record->hash, memory_order_relaxed);
+    if (hash & CM_HASH_CACHED)
+        return !sweep->lru || cm_lru_sweep(sweep->lru, hash, cm_record_version(record), now_ms);
     struct cm_section section;
     if (!cm_table_try(master, hash, &section))
         return false;
@@ -59,7 +63,7 @@ static void go_on(struct cm_sweep *sweep, struct cm_participant *master, uint64_
                                   ? 0
                                   : atomic_load_explicit(&record->expires_ms, memory_order_relaxed);
         bool due = expires_ms && expires_ms <= now_ms;
-        if (expires_ms && (!due || !remove_expired(master, start + sweep->at, now_ms)))
+        if (expires_ms && (!due || !remove_expired(sweep, master, start + sweep->at, now_ms)))
             cm_chunk_note_expiry(segment, start + sweep->at, expires_ms);
         sweep->at += (uint32_t)len_bytes;
     }

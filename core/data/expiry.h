@@ -5,8 +5,11 @@
 
 #include "memory/table.h"
 
+struct cm_lru;
+
 /* Zeroed: at the beginning. */
 struct cm_sweep {
+    struct cm_lru *lru; /* has the entries of the cache removed; NULL: they are passed over */
     uint32_t chunk;
     uint32_t at;         /* in the chunk */
     uint32_t generation; /* that the chunk had when it was begun */

@@ -427,7 +427,9 @@ int cm_store_clear(struct cm_store *store, struct cm_bytes prefix, uint64_t *cur
 void cm_store_stats(const struct cm_store *store, struct cm_store_stats *stats) {
     struct cm_segment *segment = store->participant->segment;
     /* First the entries: the bytes of one that is not counted any more are given up already. */
-    stats->entries = cm_table_entries(segment);
+    uint64_t cached = atomic_load_explicit(&segment->header->cache.entries, memory_order_relaxed);
+    uint64_t entries = cm_table_entries(segment);
+    stats->entries = entries > cached ? entries - cached : 0;
     struct cm_chunk_census census;
     cm_chunk_count(segment, &census);
     stats->used_bytes = census.live_bytes;

@@ -97,8 +97,8 @@ int cm_store_clear(struct cm_store *store, struct cm_bytes prefix, uint64_t *cur
                    cm_store_spare_fn spare, void *data, uint64_t *removed);
 
 struct cm_store_stats {
-    uint64_t entries;    /* expired ones that were not swept yet included */
-    uint64_t used_bytes; /* of entries, with what belongs to them */
+    uint64_t entries;    /* expired ones that were not swept yet included; without the cache's */
+    uint64_t used_bytes; /* of entries, with what belongs to them; and the cache's */
     uint64_t limit_bytes;
 };
 void cm_store_stats(const struct cm_store *store, struct cm_store_stats *stats);

@@ -229,6 +229,9 @@ static int list_chain(const struct cm_segment *segment, const _Atomic uint64_t *
         struct cm_record *record = cm_record_at(segment, offset);
         if (!record)
             return CM_E_CONFLICT;
+        link = &record->next;
+        if (load(&record->hash) & CM_HASH_CACHED)
+            continue;
         struct cm_shape shape = cm_record_shape(record);
         size_t len = sizeof(struct cm_listed) + cm_words(shape.key_len);
         if (out->cap - out->len < len && (!may_grow || cm_buf_reserve(out, len)))
@@ -239,7 +242,6 @@ static int list_chain(const struct cm_segment *segment, const _Atomic uint64_t *
             return CM_E_CONFLICT;
         if (starts_with(listed->key, shape.key_len, prefix))
             out->len += len;
-        link = &record->next;
     }
     return CM_E_CONFLICT;
 }

@@ -126,6 +126,14 @@ static bool has_ended(int32_t pid) {
     return result < 0 ? errno == ECHILD : info.si_pid == pid;
 }
 
+/* Whether it holds the cache's lock, and does not only wait for a group that another one has. */
+static bool holds_cache(const struct cm_segment *segment, uint32_t id, uint64_t *word) {
+    *word = atomic_load_explicit(&segment->header->cache.lock, memory_order_acquire);
+    uint64_t waiting_on = atomic_load(&cm_segment_seat(segment, id)->waiting_on);
+    return cm_word_owner(*word) == id && !(waiting_on && waiting_on <= segment->layout.groups_most &&
+                                           cm_word_owner(atomic_load(&segment->groups[waiting_on - 1].word)));
+}
+
 void cm_reaper_look(struct cm_reaper *reaper, uint64_t now_ms) {
     bool in_time = now_ms - reaper->looked_ms <= IN_TIME_MS;
     reaper->looked_ms = now_ms;
@@ -135,7 +143,8 @@ void cm_reaper_look(struct cm_reaper *reaper, uint64_t now_ms) {
         int32_t pid = atomic_load(&seat->pid);
         uint64_t section = atomic_load(&seat->section);
         uint64_t word;
-        bool inside = pid > 0 && owned_line(reaper->segment, id, section, &word);
+        bool inside = pid > 0 && (owned_line(reaper->segment, id, section, &word) ||
+                                  holds_cache(reaper->segment, id, &word));
         if (!inside || !in_time || section != stand->section || word != stand->word) {
             *stand = (struct cm_stand){section, inside ? word : 0, now_ms};
         } else if (has_ended(pid)) {
@@ -160,4 +169,16 @@ void cm_reaper_on_wait(void *data, uint32_t owner) {
         cm_reaper_repair(reaper, owner);
     if (now_ms - reaper->looked_ms >= LOOK_MS)
         cm_reaper_look(reaper, now_ms);
+}
+
+bool cm_reaper_is_dead(void *data, uint32_t owner) {
+    struct cm_reaper *reaper = data;
+    cm_reaper_on_wait(reaper, owner);
+    if (owner <= CM_MASTER_SEAT || owner > reaper->segment->layout.seats)
+        return false;
+    int32_t pid = atomic_load(&cm_segment_seat(reaper->segment, owner)->pid);
+    if (pid <= 0 || !has_ended(pid))
+        return false;
+    cm_reaper_repair(reaper, owner);
+    return true;
 }

@@ -28,12 +28,17 @@ void cm_reaper_repair(struct cm_reaper *reaper, uint32_t id);
 /* Frees its seat. Last of all. */
 void cm_reaper_bury(struct cm_reaper *reaper, uint32_t id);
 
-/* Looks who stands still, and kills who has for a second: who owns the group that its section names, with
- * neither changed since, while these looks came in time. To be called every quarter of a second. */
+/* Looks who stands still, and kills who has for a second: who owns the group that its section names, or the
+ * cache's lock, with neither changed since, while these looks came in time. To be called every quarter of a
+ * second. */
 void cm_reaper_look(struct cm_reaper *reaper, uint64_t now_ms);
 
 /* For cm_participant.on_wait, with the reaper as its data: the master does not wait for the dead, nor longer
  * than that second for anybody. */
 void cm_reaper_on_wait(void *data, uint32_t owner);
+
+/* For who waits for the cache's lock: as above, and whether its owner is dead, in which case the cache is to
+ * be repaired. */
+bool cm_reaper_is_dead(void *data, uint32_t owner);
 
 #endif

@@ -22,7 +22,7 @@ struct cm_record {
     _Atomic uint64_t shape; /* {value bytes 32, key bytes 16, kind 16}; a fragment's: its bytes, 0, kind */
     _Atomic uint64_t next;
     _Atomic uint64_t hash;
-    _Atomic uint64_t version; /* from here on an entry's alone */
+    _Atomic uint64_t version; /* from here on an entry's alone; a cached one's tag */
     _Atomic uint64_t expires_ms;
     _Atomic uint64_t payload[];
 };
@@ -79,6 +79,9 @@ void cm_record_copy(struct cm_record *to, const struct cm_record *from, uint64_t
 /* What is known only in the section, before the entry is linked. */
 static inline void cm_record_set_expiry(struct cm_record *record, uint64_t expires_ms) {
     atomic_store_explicit(&record->expires_ms, expires_ms, memory_order_relaxed);
+}
+static inline void cm_record_set_tag(struct cm_record *record, uint64_t tag) {
+    atomic_store_explicit(&record->version, tag, memory_order_relaxed);
 }
 static inline void cm_record_set_number(struct cm_record *record, enum cm_kind kind, uint64_t bits) {
     struct cm_shape shape = cm_record_shape(record);

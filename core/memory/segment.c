@@ -19,7 +19,6 @@ enum {
     LOCK_BYTES_MOST = 4 << 20,
     WATCH_BYTES_PART = 4096,
     WATCH_BYTES_MOST = 4 << 20,
-    RECENCY_BYTES_PART = 256,
     GROUP_BYTES_PART = 20, /* with chains of one entry that is enough for entries of 183 bytes each */
     LEAST_GROUPS = 64,
     LEAST_CHUNKS = 64,
@@ -63,7 +62,7 @@ static int lay_out(struct cm_layout *layout, uint64_t bytes, uint32_t seats) {
     layout->watch_buckets =
         buckets_in(bytes / WATCH_BYTES_PART, CM_CACHE_LINE, WATCH_BYTES_MOST / CM_CACHE_LINE);
     layout->recency_at = layout->watches_at + pages((uint64_t)layout->watch_buckets * CM_CACHE_LINE);
-    layout->groups_at = layout->recency_at + pages(bytes / RECENCY_BYTES_PART);
+    layout->groups_at = layout->recency_at + pages(bytes / CM_RECENCY_PART);
     uint64_t group_bytes = pages(bytes / GROUP_BYTES_PART);
     layout->chunks_at = layout->groups_at + group_bytes;
     uint64_t groups = group_bytes / sizeof(struct cm_group);

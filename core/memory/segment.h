@@ -33,6 +33,7 @@ enum {
     CM_GROUPS_BACKED = 1024, /* get their pages together */
     CM_LOCK_BUCKET_BYTES = 8 * CM_CACHE_LINE,
     CM_WATCHED_LENGTHS = 16, /* of prefixes */
+    CM_RECENCY_PART = 256,   /* of the whole are the cache's slots */
 };
 #define CM_SEGMENT_LEAST_BYTES (UINT64_C(1) << 20)
 
@@ -60,7 +61,31 @@ struct cm_seat {
     _Atomic uint64_t retiring_rest; /* the fragments to follow */
     _Atomic int64_t entries;        /* linked by it, less those it unlinked */
     _Atomic int32_t pid;            /* 0: the seat is free */
+    _Atomic uint64_t cache_hits;    /* of all who have sat here */
+    _Atomic uint64_t cache_misses;
     _Alignas(CM_CACHE_LINE) _Atomic uint64_t hazards[]; /* a bit for each chunk it is copying from */
+};
+
+/* The cache's state: core/data/lru. Its slots and its heap lie behind layout.recency_at. */
+struct cm_cache {
+    _Alignas(CM_CACHE_LINE) _Atomic uint64_t lock; /* {count 48, owner 16}; the owner alone writes the rest */
+    /* What each read looks at. */
+    _Alignas(CM_CACHE_LINE) _Atomic uint64_t most_entries;
+    _Atomic uint64_t most_bytes;
+    _Atomic uint32_t max_age_ms;
+    _Atomic uint32_t flags;
+    /* What changes all the time. */
+    _Alignas(CM_CACHE_LINE) _Atomic uint64_t entries;
+    _Atomic uint64_t bytes;
+    _Atomic uint64_t evictions;
+    _Atomic uint64_t expirations;
+    _Atomic uint64_t hits_before; /* the counts in the seats when this cache was started */
+    _Atomic uint64_t misses_before;
+    uint32_t slots_used;   /* at some time: no slot from here on was */
+    uint32_t slots_backed; /* have pages behind them */
+    _Alignas(
+        CM_CACHE_LINE) uint32_t free_slot; /* the first of the free ones below slots_used, + 1; 0: none */
+    uint32_t heaped;                       /* slots in the heap */
 };
 
 /* The layout; every number in it is bounded by the segment's size. */
@@ -101,6 +126,7 @@ struct cm_header {
     _Atomic uint32_t lowest_free; /* no chunk below is free */
     _Atomic int32_t free_chunks;  /* the master counts afresh */
     _Atomic uint32_t rung;        /* the bell has been rung for these and not been heard yet: CM_RING_... */
+    struct cm_cache cache;
 };
 
 /* A process's mapping. */

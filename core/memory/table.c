@@ -11,7 +11,11 @@ enum {
 };
 
 struct cm_key cm_table_key(const struct cm_segment *segment, struct cm_bytes bytes) {
-    return (struct cm_key){bytes, cm_hash(bytes, segment->layout.hash_seed)};
+    return (struct cm_key){bytes, cm_hash(bytes, segment->layout.hash_seed) & ~CM_HASH_CACHED};
+}
+
+struct cm_key cm_table_cache_key(const struct cm_segment *segment, struct cm_bytes bytes) {
+    return (struct cm_key){bytes, cm_hash(bytes, segment->layout.hash_seed) | CM_HASH_CACHED};
 }
 
 /* --- looking along a chain --- */
@@ -50,6 +54,20 @@ bool cm_table_find(struct cm_participant *participant, const struct cm_section *
         return true;
     /* A new entry becomes the chain's first. */
     *place = (struct cm_place){.link = chain_of(group, key.hash)};
+    return false;
+}
+
+bool cm_table_find_tag(struct cm_participant *participant, const struct cm_section *section, uint64_t hash,
+                       uint64_t tag, uint64_t mask, struct cm_place *place) {
+    place->link = chain_of(group_in(participant->segment, section), hash);
+    while ((place->offset = load(place->link)) &&
+           (place->record = cm_record_at(participant->segment, place->offset))) {
+        if (load(&place->record->hash) == hash && (cm_record_version(place->record) & mask) == (tag & mask)) {
+            place->shape = cm_record_shape(place->record);
+            return true;
+        }
+        place->link = &place->record->next;
+    }
     return false;
 }
 
@@ -135,7 +153,8 @@ static void note_expiry(struct cm_participant *participant, uint64_t offset, uin
 uint64_t cm_table_link(struct cm_participant *participant, struct cm_section *section,
                        const struct cm_place *place, uint64_t offset) {
     struct cm_record *record = cm_record_at(participant->segment, offset);
-    store(&record->version, section->sequence + 2);
+    if (!(load(&record->hash) & CM_HASH_CACHED))
+        store(&record->version, section->sequence + 2);
     store(&record->next, load(place->record ? &place->record->next : place->link));
     uint64_t expires_ms = load(&record->expires_ms);
     note_expiry(participant, offset, expires_ms);

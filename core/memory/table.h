@@ -19,11 +19,17 @@ struct cm_key {
 
 struct cm_key cm_table_key(const struct cm_segment *segment, struct cm_bytes bytes);
 
+/* The cache's entries are a name space of their own: a bit of the hash, which neither groups nor chains go
+ * by, tells them from the others. In the place of a version they have a tag, which is the cache's business
+ * (core/data/lru) and stays as it was written. Walks pass them over. */
+#define CM_HASH_CACHED (UINT64_C(1) << 40)
+struct cm_key cm_table_cache_key(const struct cm_segment *segment, struct cm_bytes bytes);
+
 /* What a read found. */
 struct cm_found {
-    enum cm_kind kind; /* CM_KIND_INTEGER, CM_KIND_FLOAT, else bytes */
-    uint64_t number;   /* its bits */
-    uint64_t version;
+    enum cm_kind kind;   /* CM_KIND_INTEGER, CM_KIND_FLOAT, else bytes */
+    uint64_t number;     /* its bits */
+    uint64_t version;    /* or tag */
     uint64_t expires_ms; /* 0: never. Whether that is past is the caller's to see */
     size_t value_len;
 };
@@ -65,8 +71,12 @@ void cm_table_enter(struct cm_participant *participant, uint64_t hash, struct cm
 bool cm_table_try(struct cm_participant *participant, uint64_t hash, struct cm_section *section);
 bool cm_table_find(struct cm_participant *participant, const struct cm_section *section, struct cm_key key,
                    struct cm_place *place);
+/* The cached entry of that hash whose tag has these bits. */
+bool cm_table_find_tag(struct cm_participant *participant, const struct cm_section *section, uint64_t hash,
+                       uint64_t tag, uint64_t mask, struct cm_place *place);
 
-/* Each of these makes one change visible, and leaves; they give the version of the change. */
+/* Each of these makes one change visible, and leaves; they give the version of the change, also where a
+ * cached entry does not keep it. */
 uint64_t cm_table_link(struct cm_participant *participant, struct cm_section *section,
                        const struct cm_place *place, uint64_t offset);
 uint64_t cm_table_unlink(struct cm_participant *participant, struct cm_section *section,
