@@ -32,6 +32,8 @@ static const char help[] =
     "Options of run and test:\n"
     "      --memory SIZE      memory for shared entries (default 1G)\n"
     "      --max-value SIZE   largest value (default 64M, at most 1G)\n"
+    "      --lru-max N        entries of the cache (default 10000; 0: as many as there is room for)\n"
+    "      --lru-max-age MS   age at which they expire (default 300000; 0: never)\n"
     "      --restart WHEN     on-failure (default), always or never\n"
     "      --grace MS         between being asked to stop and being killed (default 5000)\n"
     "      --log-level LEVEL  error, warn, info (default) or debug\n"
@@ -76,6 +78,8 @@ enum option_id {
     OPT_MASTER,
     OPT_MEMORY,
     OPT_MAX_VALUE,
+    OPT_LRU_MAX,
+    OPT_LRU_MAX_AGE,
     OPT_RESTART,
     OPT_GRACE,
     OPT_LOG_LEVEL
@@ -87,6 +91,8 @@ static const struct option long_options[] = {
     {"master", required_argument, NULL, OPT_MASTER},
     {"memory", required_argument, NULL, OPT_MEMORY},
     {"max-value", required_argument, NULL, OPT_MAX_VALUE},
+    {"lru-max", required_argument, NULL, OPT_LRU_MAX},
+    {"lru-max-age", required_argument, NULL, OPT_LRU_MAX_AGE},
     {"restart", required_argument, NULL, OPT_RESTART},
     {"grace", required_argument, NULL, OPT_GRACE},
     {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
@@ -120,6 +126,14 @@ static void apply_option(struct cm_options *options, int option, const char *val
     case OPT_MAX_VALUE:
         options->max_value_bytes =
             (uint32_t)parse_number("--max-value", value, 1, 1 << 30, "KMGT", "a size from 1 to 1G");
+        break;
+    case OPT_LRU_MAX:
+        options->lru_max = parse_number("--lru-max", value, 0, CM_RECENCY_MOST_SLOTS, "",
+                                        "a number of entries up to 16777216");
+        break;
+    case OPT_LRU_MAX_AGE:
+        options->lru_max_age_ms = (uint32_t)parse_number("--lru-max-age", value, 0, CM_LRU_AGE_MOST_MS, "",
+                                                         "milliseconds up to 4294967295");
         break;
     case OPT_RESTART:
         options->restart = parse_restart(value);
@@ -184,6 +198,8 @@ static void init_options(struct cm_options *options, bool test) {
         .test = test,
         .memory_bytes = UINT64_C(1) << 30,
         .max_value_bytes = 64 << 20,
+        .lru_max = CM_LRU_MAX_UNSAID,
+        .lru_max_age_ms = CM_LRU_MAX_AGE_DEFAULT_MS,
         .restart = CM_RESTART_ON_FAILURE,
         .grace_ms = 5000,
         .log_level = CM_LOG_INFO,

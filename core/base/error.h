@@ -3,21 +3,21 @@
 #ifndef CM_BASE_ERROR_H
 #define CM_BASE_ERROR_H
 
-#define CM_ERRORS(XX)                                                        \
-    XX(TIMEOUT, "timeout", "the time was up")                                \
-    XX(DEADLOCK, "deadlock", "the request could never be granted")           \
-    XX(BUSY, "busy", "somebody else has it")                                 \
-    XX(NOTOWNER, "notowner", "it belongs to somebody else")                  \
-    XX(CLOSED, "closed", "the other side is closed")                         \
-    XX(CONFLICT, "conflict", "somebody else changed it meanwhile")           \
-    XX(EXISTS, "exists", "it exists already")                                \
-    XX(NOTFOUND, "notfound", "there is no such entry")                       \
-    XX(NOMEMORY, "nomemory", "the memory is full")                           \
-    XX(TOOLARGE, "toolarge", "the value is larger than --max-value allows")  \
-    XX(BADVALUE, "badvalue", "the value is not of the kind that this needs") \
-    XX(REMOTE, "remote", "the other side failed")                            \
-    XX(NOHANDLER, "nohandler", "nobody handles this")                        \
-    XX(NOPEER, "nopeer", "there is no such process")                         \
+#define CM_ERRORS(XX)                                                                                 \
+    XX(TIMEOUT, "timeout", "the time was up")                                                         \
+    XX(DEADLOCK, "deadlock", "the request could never be granted")                                    \
+    XX(BUSY, "busy", "somebody else has it")                                                          \
+    XX(NOTOWNER, "notowner", "it belongs to somebody else")                                           \
+    XX(CLOSED, "closed", "the other side is closed")                                                  \
+    XX(CONFLICT, "conflict", "somebody else changed it meanwhile")                                    \
+    XX(EXISTS, "exists", "it exists already")                                                         \
+    XX(NOTFOUND, "notfound", "there is no such entry")                                                \
+    XX(NOMEMORY, "nomemory", "the memory is full")                                                    \
+    XX(TOOLARGE, "toolarge", "the value is larger than --max-value, or the cache's maxBytes, allows") \
+    XX(BADVALUE, "badvalue", "the value is not of the kind that this needs")                          \
+    XX(REMOTE, "remote", "the other side failed")                                                     \
+    XX(NOHANDLER, "nohandler", "nobody handles this")                                                 \
+    XX(NOPEER, "nopeer", "there is no such process")                                                  \
     XX(BADFRAME, "badframe", "the frame is malformed")
 
 /* Below every -errno, so that the two never meet. */

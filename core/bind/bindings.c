@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/list.h"
+#include "bind/caches.h"
 #include "bind/keys.h"
 #include "bind/locks.h"
 #include "bind/replies.h"
@@ -187,6 +188,7 @@ int cm_bindings_open(lua_State *L) {
     cm_requests_open(L);
     cm_short_open(L);
     cm_keys_open(L);
+    cm_caches_open(L);
     cm_walks_open(L);
     cm_locks_open(L);
     push_info(L);

@@ -1,32 +1,13 @@
 #include "bind/locks.h"
 
-#include <lauxlib.h>
-
-#include "base/error.h"
-#include "bind/requests.h"
-#include "bind/short.h"
-#include "bind/vm.h"
-#include "wire/ops.h"
+#include "bind/calls.h"
 
 /* Each function but the short forms gives the id of a request, or false (or true: see bind/short) and the
  * results. Keys are checked by the callers. */
 
-static struct cm_bytes to_bytes(lua_State *L, int index) {
-    struct cm_bytes bytes;
-    bytes.data = (const uint8_t *)luaL_checklstring(L, index, &bytes.len);
-    return bytes;
-}
-
 void cm_locks_push_id(lua_State *L, struct cm_lock_id id) {
     char text[CM_LOCK_ID_BYTES];
     lua_pushlstring(L, text, cm_lock_id_format(id, text));
-}
-
-static struct cm_writer *begin(struct cm_vm *vm, uint8_t op, struct cm_bytes key) {
-    struct cm_writer *writer = vm->detached ? NULL : cm_session_begin(&vm->session, op);
-    if (writer)
-        cm_write_bytes(writer, key);
-    return writer;
 }
 
 static void write_id(struct cm_writer *writer, struct cm_lock_id id) {
@@ -138,11 +119,8 @@ static int native_lock_info(lua_State *L) {
 
 /* --- short forms: see bind/short --- */
 
-static bool is_short(lua_State *L, struct cm_vm *vm, struct cm_bytes *key, uint64_t *task) {
-    if (lua_type(L, 1) != LUA_TSTRING)
-        return false;
-    *key = to_bytes(L, 1);
-    return key->len && key->len <= CM_KEY_MAX_BYTES && cm_short_may(L, vm, task);
+static bool is_short_of(lua_State *L, struct cm_vm *vm, struct cm_bytes *key, uint64_t *task) {
+    return is_key(L, 1, key) && cm_short_may(L, vm, task);
 }
 
 /* getLock(key) */
@@ -151,7 +129,7 @@ static int short_get_lock(lua_State *L) {
     struct cm_bytes key;
     struct cm_grant grant;
     uint64_t task;
-    if (lua_gettop(L) != 1 || !is_short(L, vm, &key, &task) ||
+    if (lua_gettop(L) != 1 || !is_short_of(L, vm, &key, &task) ||
         cm_lock_take(&vm->locker, key, task, 0, true, &grant))
         return cm_short_long(L);
     push_grant(L, &grant);
@@ -162,7 +140,7 @@ static int short_get_lock(lua_State *L) {
 static int short_release_lock(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
     struct cm_bytes key;
-    if (lua_gettop(L) != 2 || lua_type(L, 2) != LUA_TSTRING || !is_short(L, vm, &key, NULL) ||
+    if (lua_gettop(L) != 2 || lua_type(L, 2) != LUA_TSTRING || !is_short_of(L, vm, &key, NULL) ||
         release(vm, key, cm_lock_id_parse(to_bytes(L, 2))))
         return cm_short_long(L);
     lua_pushvalue(L, lua_upvalueindex(CM_SHORT_OK));
@@ -252,7 +230,7 @@ static int short_mutex(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
     struct cm_bytes key;
     uint64_t task;
-    if (lua_gettop(L) != 2 || lua_type(L, 2) != LUA_TFUNCTION || !is_short(L, vm, &key, &task))
+    if (lua_gettop(L) != 2 || lua_type(L, 2) != LUA_TFUNCTION || !is_short_of(L, vm, &key, &task))
         return cm_short_long(L);
     struct guard *guard = push_guard(L, vm);
     lua_toclose(L, GUARD);

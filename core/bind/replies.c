@@ -107,6 +107,10 @@ static int push_by_op(lua_State *L, uint8_t op, struct cm_reader *reader) {
     case CM_OP_EXPIRE:
     case CM_OP_UNLOCK:
     case CM_OP_RENEW:
+    case CM_OP_LRU_SET:
+    case CM_OP_LRU_REMOVE:
+    case CM_OP_LRU_CLEAR:
+    case CM_OP_LRU_OPTIONS:
     case CM_OP_SHUTDOWN:
         return push_ok(L);
     case CM_OP_LOCK:
@@ -138,7 +142,8 @@ static int push_reply(lua_State *L) {
 /* Whether it is one of the writes that must be applied in the order in which they were issued. */
 static bool is_write(uint8_t op) {
     return op == CM_OP_SET || op == CM_OP_REMOVE || op == CM_OP_INCREMENT || op == CM_OP_SET_MANY ||
-           op == CM_OP_EXPIRE;
+           op == CM_OP_EXPIRE || op == CM_OP_LRU_SET || op == CM_OP_LRU_REMOVE || op == CM_OP_LRU_CLEAR ||
+           op == CM_OP_LRU_OPTIONS;
 }
 
 int cm_replies_deliver(struct cm_vm *vm, const struct cm_frame *frame) {

@@ -206,6 +206,7 @@ static int open_memory(struct cm_vm *vm) {
     vm->participant.bell = CM_BELL_FD;
     cm_store_init(&vm->store, &vm->participant);
     cm_locker_init(&vm->locker, &vm->participant);
+    cm_lru_init(&vm->lru, &vm->store);
     forking = vm;
     return -pthread_atfork(NULL, NULL, on_forked);
 }

@@ -8,6 +8,7 @@
 
 #include "base/buf.h"
 #include "cluster/session.h"
+#include "data/lru.h"
 #include "data/store.h"
 
 /* What C calls in Lua; set once, by the Lua side. See lua/clustermem/start.lua. */
@@ -38,6 +39,7 @@ struct cm_vm {
     struct cm_participant participant;
     struct cm_store store;
     struct cm_locker locker;
+    struct cm_lru lru;
     bool detached;      /* a child that a script has forked: it is no process of the cluster */
     uint32_t forwarded; /* writes that the master has not answered yet: later ones go the same way */
     uint32_t done;      /* writes that took no turn of the loop */

@@ -8,6 +8,7 @@
 
 struct request {
     struct cm_store *store;
+    struct cm_lru *lru;
     struct cm_lockq *locks;
     uint32_t max_value_bytes;
     struct cm_reader in;
@@ -160,16 +161,71 @@ static int do_expire(struct request *request) {
     return err ? err : cm_store_expire(request->store, key, expires_ms);
 }
 
+static int do_lru_set(struct request *request) {
+    struct cm_bytes key = read_key(request);
+    struct cm_bytes value = cm_read_bytes(&request->in);
+    uint64_t max_age_ms = cm_read_u64(&request->in);
+    if (max_age_ms > CM_LRU_AGE_MOST_MS && max_age_ms != CM_LRU_DEFAULT_AGE)
+        request->in.error = CM_E_BADFRAME;
+    int err = cm_reader_end(&request->in);
+    if (err)
+        return err;
+    if (value.len > request->max_value_bytes)
+        return CM_E_TOOLARGE;
+    return cm_lru_set(request->lru, key, value, max_age_ms);
+}
+
+static int do_lru_remove(struct request *request) {
+    struct cm_bytes key = read_key(request);
+    int err = cm_reader_end(&request->in);
+    if (!err)
+        cm_lru_remove(request->lru, key);
+    return err;
+}
+
+static int do_lru_clear(struct request *request) {
+    int err = cm_reader_end(&request->in);
+    if (!err)
+        cm_lru_clear(request->lru);
+    return err;
+}
+
+static bool read_flag(struct request *request) {
+    uint8_t flag = cm_read_u8(&request->in);
+    if (flag > 1)
+        request->in.error = CM_E_BADFRAME;
+    return flag;
+}
+
+static int do_lru_options(struct request *request) {
+    struct cm_lru_options options = {.most_entries = cm_read_u64(&request->in)};
+    options.most_bytes = cm_read_u64(&request->in);
+    options.max_age_ms = cm_read_u32(&request->in);
+    options.update_age = read_flag(request);
+    options.stale = read_flag(request);
+    int err = cm_reader_end(&request->in);
+    return err ? err : cm_lru_start(request->lru, &options);
+}
+
 int cm_handlers_do(const struct cm_handlers *handlers, uint8_t op, struct cm_bytes payload,
                    struct cm_buf *reply) {
     static int (*const operations[])(struct request *) = {
-        [CM_OP_SET] = do_set,           [CM_OP_REMOVE] = do_remove, [CM_OP_INCREMENT] = do_increment,
-        [CM_OP_SET_MANY] = do_set_many, [CM_OP_EXPIRE] = do_expire,
+        [CM_OP_SET] = do_set,
+        [CM_OP_REMOVE] = do_remove,
+        [CM_OP_INCREMENT] = do_increment,
+        [CM_OP_SET_MANY] = do_set_many,
+        [CM_OP_EXPIRE] = do_expire,
+        [CM_OP_LRU_SET] = do_lru_set,
+        [CM_OP_LRU_REMOVE] = do_lru_remove,
+        [CM_OP_LRU_CLEAR] = do_lru_clear,
+        [CM_OP_LRU_OPTIONS] = do_lru_options,
     };
     if (op >= sizeof operations / sizeof *operations || !operations[op])
         return CM_E_BADFRAME;
-    struct request request = {
-        .store = handlers->store, .locks = handlers->locks, .max_value_bytes = handlers->max_value_bytes};
+    struct request request = {.store = handlers->lru->store,
+                              .lru = handlers->lru,
+                              .locks = handlers->locks,
+                              .max_value_bytes = handlers->max_value_bytes};
     cm_reader_init(&request.in, payload);
     cm_writer_init(&request.out, reply);
     int err = operations[op](&request);

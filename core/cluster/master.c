@@ -58,7 +58,7 @@ static int finish_reply(struct cm_channel *channel, const struct cm_frame *frame
 /* The reply is begun only when the operation is done: that may answer others who wait, on this channel too.
  */
 static int reply_from_store(struct master *master, struct cm_process *process, const struct cm_frame *frame) {
-    struct cm_handlers handlers = {&master->memory.store, &master->locks.queue,
+    struct cm_handlers handlers = {&master->memory.lru, &master->locks.queue,
                                    master->options->max_value_bytes};
     cm_buf_reset(&master->reply, CM_CHANNEL_MARK_BYTES);
     int err = cm_handlers_do(&handlers, frame->op, frame->payload, &master->reply);
@@ -126,6 +126,8 @@ static int on_request(struct master *master, struct cm_process *process, const s
         return is_zero ? do_fork(master, process, frame) : CM_E_BADFRAME;
     case CM_OP_SHUTDOWN:
         return is_zero ? do_shutdown(master, process, frame) : CM_E_BADFRAME;
+    case CM_OP_LRU_OPTIONS:
+        return is_zero ? reply_from_store(master, process, frame) : CM_E_BADFRAME;
     default:
         return cm_locks_does(frame->op) ? cm_locks_do(&master->locks, process, frame)
                                         : reply_from_store(master, process, frame);
@@ -246,6 +248,22 @@ static void on_round(void *data) {
     cm_locks_round(&master->locks);
 }
 
+static int start_cache(struct master *master) {
+    unsigned long long capacity = cm_recency_capacity(&master->memory.segment);
+    struct cm_lru_options options = {.most_entries = master->options->lru_max,
+                                     .max_age_ms = master->options->lru_max_age_ms};
+    if (options.most_entries == CM_LRU_MAX_UNSAID)
+        options.most_entries = capacity < CM_LRU_MAX_DEFAULT ? capacity : CM_LRU_MAX_DEFAULT;
+    int err = cm_lru_start(&master->memory.lru, &options);
+    if (err)
+        cm_log(CM_LOG_ERROR,
+               "--lru-max is %llu, but a memory of this size has room for %llu: give a --memory of at least "
+               "%lluM",
+               (unsigned long long)options.most_entries, capacity,
+               (unsigned long long)(cm_recency_memory_for(options.most_entries) >> 20));
+    return err;
+}
+
 /* Says in one line why there is no such memory, if so. */
 static int open_memory(struct master *master) {
     unsigned long long bytes = master->options->memory_bytes;
@@ -259,9 +277,14 @@ static int open_memory(struct master *master) {
     signal(SIGXFSZ, SIG_IGN); /* a limit on files is an error like others */
     int err = cm_memory_init(&master->memory, master->options->memory_bytes,
                              2 * master->options->workers + SPARE_SEATS);
-    if (err)
+    if (err) {
         cm_log(CM_LOG_ERROR, "cannot have a shared memory of %llu bytes (--memory): %s", bytes,
                cm_error_text(err));
+        return err;
+    }
+    err = start_cache(master);
+    if (err)
+        cm_memory_deinit(&master->memory);
     return err;
 }
 

@@ -81,7 +81,7 @@ int cm_memory_init(struct cm_memory *memory, uint64_t bytes, uint32_t processes)
     memory->master.on_wait_data = memory->cleaner.mover.on_wait_data = &memory->reaper;
     memory->lru.is_dead = cm_reaper_is_dead;
     memory->lru.data = &memory->reaper;
-    return cm_lru_start(&memory->lru, &(struct cm_lru_options){0});
+    return 0;
 }
 
 void cm_memory_deinit(struct cm_memory *memory) {

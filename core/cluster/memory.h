@@ -35,7 +35,7 @@ struct cm_memory {
     void *data;
 };
 
-/* Creates the segment, for so many processes at a time, with a cache that has no bounds yet: cm_lru_start. 0;
+/* Creates the segment, for so many processes at a time, with a cache that is to be started. 0;
  * CM_E_NOMEMORY; an errno. */
 int cm_memory_init(struct cm_memory *memory, uint64_t bytes, uint32_t processes);
 void cm_memory_deinit(struct cm_memory *memory);

@@ -11,6 +11,9 @@
 
 enum cm_restart { CM_RESTART_ON_FAILURE, CM_RESTART_ALWAYS, CM_RESTART_NEVER };
 
+#define CM_LRU_MAX_UNSAID UINT64_MAX
+enum { CM_LRU_MAX_DEFAULT = 10000, CM_LRU_MAX_AGE_DEFAULT_MS = 300000 };
+
 struct cm_options {
     unsigned workers;
     struct cm_script worker; /* without args: none given, allowed with 0 workers */
@@ -18,6 +21,8 @@ struct cm_options {
     bool test;               /* process 0 runs busted, and its exit code is the cluster's */
     uint64_t memory_bytes;
     uint32_t max_value_bytes;
+    uint64_t lru_max; /* entries; 0: no bound; CM_LRU_MAX_UNSAID: the default, or what there is room for */
+    uint32_t lru_max_age_ms;
     enum cm_restart restart;
     uint32_t grace_ms;
     enum cm_log_level log_level;

@@ -7,7 +7,6 @@ enum {
     PAGE_SLOTS = 128,
     PAGES_BACKED = 8, /* get their memory together */
     BRANCHES = 4,     /* of the heap: their stamps are half a cache line */
-    SLOTS_MOST = 1 << 24,
 };
 
 /* The heap's item i is {seen, slot} at i; positions tell where a slot is in it, or which free one follows. */
@@ -36,7 +35,7 @@ static uint32_t *position_of(const struct cm_segment *segment, uint32_t slot) {
 uint32_t cm_recency_capacity(const struct cm_segment *segment) {
     uint64_t bytes = segment->layout.groups_at - segment->layout.recency_at;
     uint64_t slots = bytes / sizeof(struct page) * PAGE_SLOTS;
-    return slots < SLOTS_MOST ? (uint32_t)slots : SLOTS_MOST;
+    return slots < CM_RECENCY_MOST_SLOTS ? (uint32_t)slots : CM_RECENCY_MOST_SLOTS;
 }
 
 uint64_t cm_recency_memory_for(uint64_t slots) {

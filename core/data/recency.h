@@ -12,6 +12,8 @@
 
 #include "memory/segment.h"
 
+enum { CM_RECENCY_MOST_SLOTS = 1 << 24 }; /* a tag has 24 bits for them */
+
 /* Slots in all; no entry is cached without one. */
 uint32_t cm_recency_capacity(const struct cm_segment *segment);
 /* The memory that a segment with so many slots takes at least. */

@@ -16,6 +16,10 @@
  *   UNLOCK     request: key id                        reply: -
  *   RENEW      request: key id lease64                reply: -
  *   LOCK_INFO  request: key                           reply: held8 worker32 task64 lease64 waiting32
+ *   LRU_SET    request: key value age64               reply: -
+ *   LRU_REMOVE request: key                           reply: -
+ *   LRU_CLEAR  request: -                             reply: -
+ *   LRU_OPTIONS   request: entries64 bytes64 age32 update8 stale8   reply: -        process 0 only
  *   FORK       request: struct cm_script              reply: id32 slot32 pid32      process 0 only
  *   SHUTDOWN   request: -                             reply: -                      process 0 only
  *   ONLINE     to the master: -                       a worker's script runs; process 0's main task has ended
@@ -27,26 +31,31 @@
  * Reads travel as nothing, and of the writes only those that need the referee; see core/data/store.
  * key, value, delta and initial are a u32 length and the bytes; the last two are numbers as values. `change`
  * is flags8 (CM_CHANGE_...) version64 ttl64 fence, where the fence is an id or zeros. `id` is a lock's:
- * token64 slot32. A ttl and a lease are in ms, 0 for ever, and so is a timeout, 0 for not at all and 2^64 - 1
- * for ever. A task is 0 where there is none. The structs are core/wire/control's.
+ * token64 slot32. A ttl and a lease are in ms, 0 for ever; so are a timeout, 0 for not at all and 2^64 - 1
+ * for ever, and an age, 2^64 - 1 for the cache's own. A task is 0 where there is none. The structs are
+ * core/wire/control's.
  */
-#define CM_OPS(XX)                \
-    XX(SET, 1, "set")             \
-    XX(REMOVE, 2, "remove")       \
-    XX(INCREMENT, 3, "increment") \
-    XX(SET_MANY, 4, "setMany")    \
-    XX(EXPIRE, 5, "expire")       \
-    XX(LOCK, 6, "getLock")        \
-    XX(UNLOCK, 7, "releaseLock")  \
-    XX(RENEW, 8, "renewLock")     \
-    XX(LOCK_INFO, 9, "lockInfo")  \
-    XX(FORK, 16, "fork")          \
-    XX(SHUTDOWN, 17, "shutdown")  \
-    XX(ONLINE, 32, "online")      \
-    XX(FAILED, 33, "failed")      \
-    XX(INIT, 48, "init")          \
-    XX(STOP, 49, "stop")          \
-    XX(PROCESS, 50, "process")    \
+#define CM_OPS(XX)                       \
+    XX(SET, 1, "set")                    \
+    XX(REMOVE, 2, "remove")              \
+    XX(INCREMENT, 3, "increment")        \
+    XX(SET_MANY, 4, "setMany")           \
+    XX(EXPIRE, 5, "expire")              \
+    XX(LOCK, 6, "getLock")               \
+    XX(UNLOCK, 7, "releaseLock")         \
+    XX(RENEW, 8, "renewLock")            \
+    XX(LOCK_INFO, 9, "lockInfo")         \
+    XX(LRU_SET, 12, "setLRU")            \
+    XX(LRU_REMOVE, 13, "removeLRU")      \
+    XX(LRU_CLEAR, 14, "clearLRU")        \
+    XX(LRU_OPTIONS, 15, "setLRUOptions") \
+    XX(FORK, 16, "fork")                 \
+    XX(SHUTDOWN, 17, "shutdown")         \
+    XX(ONLINE, 32, "online")             \
+    XX(FAILED, 33, "failed")             \
+    XX(INIT, 48, "init")                 \
+    XX(STOP, 49, "stop")                 \
+    XX(PROCESS, 50, "process")           \
     XX(SHORT, 51, "short")
 
 enum cm_op {

@@ -4,6 +4,7 @@
 
 local keys = require "clustermem.keys"
 local locks = require "clustermem.locks"
+local lru = require "clustermem.lru"
 
 return {
   set = keys.set,
@@ -22,6 +23,13 @@ return {
   count = keys.count,
   clear = keys.clear,
   stats = keys.stats,
+
+  setLRU = lru.setLRU,
+  getLRU = lru.getLRU,
+  removeLRU = lru.removeLRU,
+  clearLRU = lru.clearLRU,
+  setLRUOptions = lru.setLRUOptions,
+  getLRUStats = lru.getLRUStats,
 
   getLock = locks.getLock,
   tryLock = locks.tryLock,

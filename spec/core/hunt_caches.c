@@ -508,7 +508,8 @@ static void check_stop(const char *point) {
         hunt_pause();
     hunt_start(&hunt, 1, be_neighbour, NULL);
     uint64_t start_ms = cm_clock_ms();
-    /* Readers are not held up. */
+    /* Readers are not held up; what has been evicted is not there, though it is linked still. */
+    HUNT_CHECK((get(&master, 1) == 0) == (strcmp(point, "cache-locked") != 0), "key 1");
     for (unsigned n = 0; n < 100; n++)
         get(&master, n % CACHED);
     HUNT_CHECK(cm_clock_ms() - start_ms < STILL_MS / 2, "readers are held up");
@@ -535,6 +536,31 @@ static void test_stops(void **state) {
     check_stop("cache-locked");
     check_stop("cache-retired");
     check_stop("cache-linked");
+}
+
+static void stop_evicting(struct hunt_self *self) {
+    struct cm_lru lru;
+    cm_lru_init(&lru, &self->store);
+    cm_fault_arm("group-taken", 2, CM_FAULT_STOP); /* the first is the new key's, the second the oldest's */
+    set(&lru, NEW, 100, 2, 0);
+}
+
+/* What is used while it is about to be evicted stays. */
+static void test_hit_beside_an_evictor(void **state) {
+    (void)state;
+    start(&(struct cm_lru_options){.most_entries = CACHED});
+    for (unsigned n = 0; n < CACHED; n++)
+        set(&master, n, 100, 1, 0);
+    hunt_start(&hunt, 0, stop_evicting, NULL);
+    while (!hunt_is(&hunt, 0, WSTOPPED))
+        hunt_pause();
+    HUNT_CHECK(get(&master, 0) == 1, "an entry is not there, though it was not evicted yet");
+    kill(hunt.workers[0].pid, SIGCONT);
+    hunt_until(&hunt, 0, WEXITED);
+    assert_int_equal(hunt_take(&hunt, 0), 0);
+    hunt_bury(&hunt, 0);
+    HUNT_CHECK(is_cached(0) && !is_cached(1) && is_cached(2), "not the oldest has gone");
+    check_cache();
 }
 
 static void stop_waiting(struct hunt_self *self) {
@@ -574,6 +600,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup_teardown(test_deaths, open_hunt, close_deaths),
         cmocka_unit_test_setup_teardown(test_master_meets_the_dead, open_hunt, close_hunt),
         cmocka_unit_test_setup_teardown(test_stops, open_hunt, close_hunt),
+        cmocka_unit_test_setup_teardown(test_hit_beside_an_evictor, open_hunt, close_hunt),
         cmocka_unit_test_setup_teardown(test_waiting_holder_lives, open_hunt, close_hunt),
     };
     return cmocka_run_group_tests_name("caches", tests, NULL, NULL);

@@ -15,7 +15,8 @@ enum { MAX_VALUE_BYTES = 100, LAST_OP = CM_OP_EXPIRE, SEATS = 2, START_MS = 1000
 struct exchange {
     struct stores stores;
     struct cm_store *store; /* the master's */
-    struct cm_buf found;    /* the value that was read last */
+    struct cm_lru lru;
+    struct cm_buf found; /* the value that was read last */
     struct cm_buf payload;
     struct cm_writer out; /* to the payload */
     struct cm_buf reply;
@@ -24,9 +25,9 @@ struct exchange {
 
 static struct cm_lockq locks; /* nobody has a lock: every fence is refused */
 
-static const struct cm_handlers *handlers_of(struct cm_store *store) {
+static const struct cm_handlers *handlers_of(struct cm_lru *lru) {
     static struct cm_handlers handlers;
-    handlers = (struct cm_handlers){store, &locks, MAX_VALUE_BYTES};
+    handlers = (struct cm_handlers){lru, &locks, MAX_VALUE_BYTES};
     return &handlers;
 }
 
@@ -36,6 +37,8 @@ static void start(struct exchange *exchange) {
     stores_turn(START_MS);
     exchange->store = stores_master(&exchange->stores);
     assert_int_equal(cm_lockq_init(&locks, exchange->store->participant), 0);
+    cm_lru_init(&exchange->lru, exchange->store);
+    assert_int_equal(cm_lru_start(&exchange->lru, &(struct cm_lru_options){.most_entries = 10}), 0);
 }
 
 static void end(struct exchange *exchange) {
@@ -54,7 +57,7 @@ static int do_cut(struct exchange *exchange, unsigned op, size_t len) {
     if (len)
         memcpy(copy, exchange->payload.data, len);
     exchange->reply.len = 0;
-    int err = cm_handlers_do(handlers_of(exchange->store), (uint8_t)op, (struct cm_bytes){copy, len},
+    int err = cm_handlers_do(handlers_of(&exchange->lru), (uint8_t)op, (struct cm_bytes){copy, len},
                              &exchange->reply);
     free(copy);
     cm_reader_init(&exchange->in, cm_buf_view(&exchange->reply));
@@ -330,7 +333,19 @@ static void write_with_key(struct exchange *exchange, unsigned op, struct cm_byt
     begin(exchange);
     if (op == CM_OP_SET_MANY)
         cm_write_u32(&exchange->out, 1);
-    cm_write_bytes(&exchange->out, key);
+    if (op != CM_OP_LRU_CLEAR && op != CM_OP_LRU_OPTIONS)
+        cm_write_bytes(&exchange->out, key);
+    if (op == CM_OP_LRU_SET) {
+        cm_write_bytes(&exchange->out, cm_bytes_of("cached"));
+        cm_write_u64(&exchange->out, 50);
+    }
+    if (op == CM_OP_LRU_OPTIONS) {
+        cm_write_u64(&exchange->out, 2);
+        cm_write_u64(&exchange->out, 1000);
+        cm_write_u32(&exchange->out, 70);
+        cm_write_u8(&exchange->out, 0);
+        cm_write_u8(&exchange->out, 1);
+    }
     if (op == CM_OP_SET || op == CM_OP_SET_MANY)
         cm_write_bytes(&exchange->out, cm_bytes_of("some value"));
     if (op == CM_OP_SET || op == CM_OP_REMOVE)
@@ -391,7 +406,7 @@ static void other_operations_are_refused(void **state) {
     start(&exchange);
     write_with_key(&exchange, CM_OP_SET, cm_bytes_of("some key"));
     for (unsigned op = 0; op < 256; op++)
-        if (op == 0 || op > LAST_OP) {
+        if (op == 0 || (op > LAST_OP && (op < CM_OP_LRU_SET || op > CM_OP_LRU_OPTIONS))) {
             assert_int_equal(ask(&exchange, op), CM_E_BADFRAME);
             assert_int_equal(do_cut(&exchange, op, 0), CM_E_BADFRAME);
         }
@@ -465,13 +480,104 @@ static bool is_result(int err) {
            err == CM_E_CONFLICT || err == CM_E_BADVALUE || err == CM_E_TOOLARGE || err == CM_E_BADFRAME;
 }
 
+/* --- the cache */
+
+enum { LRU_OPS = CM_OP_LRU_OPTIONS - CM_OP_LRU_SET + 1 };
+
+static const char *cached(struct exchange *exchange, const char *key) {
+    struct cm_bytes value;
+    int err = cm_lru_get(&exchange->lru, cm_bytes_of(key), &exchange->found, &value);
+    assert_true(err == 0 || err == CM_E_NOTFOUND);
+    if (!err)
+        assert_bytes(value, "cached");
+    return err ? NULL : "cached";
+}
+
+static uint64_t cached_entries(const struct exchange *exchange) {
+    struct cm_lru_stats stats;
+    cm_lru_stats(&exchange->stores.segment, &stats);
+    return stats.entries;
+}
+
+static int ask_lru(struct exchange *exchange, unsigned op, const char *key) {
+    write_with_key(exchange, op, cm_bytes_of(key));
+    int err = ask(exchange, op);
+    if (!err)
+        assert_int_equal(exchange->reply.len, 0);
+    return err;
+}
+
+static void the_cache(void **state) {
+    (void)state;
+    struct exchange exchange;
+    start(&exchange);
+    assert_int_equal(ask_lru(&exchange, CM_OP_LRU_SET, "a"), 0);
+    assert_int_equal(ask_lru(&exchange, CM_OP_LRU_SET, "b"), 0);
+    assert_non_null(cached(&exchange, "a"));
+    assert_value(&exchange, "a", NULL);
+    assert_int_equal(ask_lru(&exchange, CM_OP_LRU_REMOVE, "a"), 0);
+    assert_int_equal(ask_lru(&exchange, CM_OP_LRU_REMOVE, "a"), 0);
+    assert_null(cached(&exchange, "a"));
+    assert_non_null(cached(&exchange, "b"));
+    assert_int_equal(ask_lru(&exchange, CM_OP_LRU_CLEAR, ""), 0);
+    assert_int_equal(cached_entries(&exchange), 0);
+    assert_int_equal(ask_lru(&exchange, CM_OP_LRU_SET, "a"), 0);
+    assert_int_equal(ask_lru(&exchange, CM_OP_LRU_OPTIONS, ""), 0);
+    assert_int_equal(cached_entries(&exchange), 0);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(ask_lru(&exchange, CM_OP_LRU_SET, (const char *[]){"a", "b", "c"}[i]), 0);
+    assert_int_equal(cached_entries(&exchange), 2);
+    end(&exchange);
+}
+
+static void what_is_no_request_to_the_cache_is_refused(void **state) {
+    (void)state;
+    struct exchange exchange;
+    start(&exchange);
+    assert_int_equal(ask_lru(&exchange, CM_OP_LRU_SET, "a"), 0);
+    for (unsigned op = CM_OP_LRU_SET; op <= CM_OP_LRU_OPTIONS; op++) {
+        write_with_key(&exchange, op, cm_bytes_of("a"));
+        size_t whole = exchange.payload.len;
+        for (size_t len = 0; len < whole; len++)
+            assert_int_equal(do_cut(&exchange, op, len), CM_E_BADFRAME);
+        assert_int_equal(cm_buf_append(&exchange.payload, "\0\0\0\0\0\0\0\0", 8), 0);
+        for (size_t len = whole + 1; len <= whole + 8; len++)
+            assert_int_equal(do_cut(&exchange, op, len), CM_E_BADFRAME);
+    }
+    /* The last byte of the options is a boolean, the last eight of an entry are an age. */
+    write_with_key(&exchange, CM_OP_LRU_OPTIONS, (struct cm_bytes){0});
+    exchange.payload.data[exchange.payload.len - 1] = 2;
+    assert_int_equal(ask(&exchange, CM_OP_LRU_OPTIONS), CM_E_BADFRAME);
+    write_with_key(&exchange, CM_OP_LRU_SET, cm_bytes_of("a"));
+    exchange.payload.data[exchange.payload.len - 1] = 2;
+    assert_int_equal(ask(&exchange, CM_OP_LRU_SET), CM_E_BADFRAME);
+    static uint8_t bytes[CM_KEY_MAX_BYTES + 1];
+    for (unsigned op = CM_OP_LRU_SET; op <= CM_OP_LRU_REMOVE; op++) {
+        write_with_key(&exchange, op, (struct cm_bytes){bytes, sizeof bytes});
+        assert_int_equal(ask(&exchange, op), CM_E_BADFRAME);
+        write_with_key(&exchange, op, (struct cm_bytes){0});
+        assert_int_equal(ask(&exchange, op), CM_E_BADFRAME);
+    }
+    cm_write_bytes(begin_key(&exchange, "a"), (struct cm_bytes){bytes, MAX_VALUE_BYTES + 1});
+    cm_write_u64(&exchange.out, 0);
+    assert_int_equal(ask(&exchange, CM_OP_LRU_SET), CM_E_TOOLARGE);
+    write_with_key(&exchange, CM_OP_LRU_OPTIONS, (struct cm_bytes){0});
+    exchange.payload.data[7] = 1; /* of the number of entries */
+    assert_int_equal(ask(&exchange, CM_OP_LRU_OPTIONS), CM_E_BADVALUE);
+    /* None of it has done anything. */
+    assert_non_null(cached(&exchange, "a"));
+    end(&exchange);
+}
+
 static void random_bytes_do_no_harm(void **state) {
     (void)state;
     struct exchange exchange;
     start(&exchange);
     uint64_t random = 1, good = 0, now_ms = START_MS;
     for (int round = 0; round < 100000; round++) {
-        unsigned op = 1 + (unsigned)random_below(&random, LAST_OP);
+        unsigned op = 1 + (unsigned)random_below(&random, LAST_OP + LRU_OPS);
+        if (op > LAST_OP)
+            op += CM_OP_LRU_SET - LAST_OP - 1;
         size_t len = random_below(&random, 40);
         if (round % 2) {
             /* A good one with a few bytes changed. */
@@ -509,7 +615,7 @@ static void a_reply_is_appended(void **state) {
     write_with_key(&exchange, CM_OP_SET, cm_bytes_of("key"));
     exchange.reply.len = 0;
     assert_int_equal(cm_buf_append(&exchange.reply, before, BEFORE), 0);
-    assert_int_equal(cm_handlers_do(handlers_of(exchange.store), CM_OP_SET, cm_buf_view(&exchange.payload),
+    assert_int_equal(cm_handlers_do(handlers_of(&exchange.lru), CM_OP_SET, cm_buf_view(&exchange.payload),
                                     &exchange.reply),
                      0);
     assert_int_equal(exchange.reply.len, BEFORE + 8);
@@ -581,7 +687,9 @@ static int without_memory(void *data) {
     value.is_number = true;
     int set_err = cm_store_set(store, cm_bytes_of("key"), &value,
                                &(struct cm_change){.expires_ms = stores_clock() + 9}, &version);
-    err = cm_handlers_do(handlers_of(store), (uint8_t)request->op, cm_buf_view(&request->payload), &reply);
+    struct cm_lru lru;
+    cm_lru_init(&lru, store);
+    err = cm_handlers_do(handlers_of(&lru), (uint8_t)request->op, cm_buf_view(&request->payload), &reply);
     if (err == CM_E_NOTFOUND && set_err)
         err = 0;
     /* A change without its reply is none that the handler could take back. */
@@ -620,6 +728,8 @@ int main(void) {
         cmocka_unit_test(other_operations_are_refused),
         cmocka_unit_test(bad_fields_are_refused),
         cmocka_unit_test(a_wrong_count_of_pairs_is_refused),
+        cmocka_unit_test(the_cache),
+        cmocka_unit_test(what_is_no_request_to_the_cache_is_refused),
         cmocka_unit_test(random_bytes_do_no_harm),
         cmocka_unit_test(a_reply_is_appended),
         cmocka_unit_test(a_full_memory_is_said_to_be),

@@ -374,6 +374,12 @@ static struct cm_bytes text(const char *word) {
     return cm_bytes_of(word);
 }
 
+static int count_key(void *data, struct cm_bytes key) {
+    (void)key;
+    ++*(uint64_t *)data;
+    return 0;
+}
+
 static void is_another_name_space(void **state) {
     (void)state;
     open_world(UINT64_C(16) << 20, &(struct cm_lru_options){.most_entries = 10});
@@ -392,7 +398,11 @@ static void is_another_name_space(void **state) {
     assert_memory_equal(cached.data, "cached", 6);
     cm_buf_deinit(&buf);
     /* A walk does not meet it, so it is neither listed nor cleared. */
-    uint64_t cursor = 0, removed = 0;
+    uint64_t cursor = 0, removed = 0, met = 0;
+    do
+        assert_int_equal(cm_store_keys(store, (struct cm_bytes){0}, &cursor, 100, count_key, &met), 0);
+    while (cursor);
+    assert_int_equal(met, 1);
     do
         assert_int_equal(cm_store_clear(store, (struct cm_bytes){0}, &cursor, 100, NULL, NULL, &removed), 0);
     while (cursor);
@@ -486,6 +496,24 @@ static void a_clock_that_stands_still_keeps_the_order_of_one_process(void **stat
     close_world();
 }
 
+/* A slot that has been given to another entry meanwhile. */
+static void a_late_hit_stamps_nobody_else(void **state) {
+    (void)state;
+    open_world(UINT64_C(16) << 20, &(struct cm_lru_options){.most_entries = 1});
+    const struct cm_segment *segment = &world.stores.segment;
+    assert_int_equal(do_set(1, 10, 0), 0);
+    uint64_t word = cm_recency_word(segment, 0);
+    assert_true(cm_recency_touch(segment, 0, cm_recency_generation(word), cm_recency_stamp(word) - 1));
+    assert_int_equal(cm_recency_word(segment, 0), word);
+    turn(atomic_load(&now_ns) + 1000);
+    assert_int_equal(do_set(2, 10, 0), 0);
+    uint64_t later = cm_recency_word(segment, 0);
+    assert_true(cm_recency_generation(later) != cm_recency_generation(word));
+    assert_false(cm_recency_touch(segment, 0, cm_recency_generation(word), cm_recency_stamp(later) + 9));
+    assert_int_equal(cm_recency_word(segment, 0), later);
+    close_world();
+}
+
 static void slots_run_out_and_come_back(void **state) {
     (void)state;
     open_world(UINT64_C(1) << 20, &(struct cm_lru_options){0});
@@ -543,6 +571,7 @@ int main(void) {
         cmocka_unit_test(refuses_what_can_not_be),
         cmocka_unit_test(an_age_is_over_to_the_millisecond),
         cmocka_unit_test(a_clock_that_stands_still_keeps_the_order_of_one_process),
+        cmocka_unit_test(a_late_hit_stamps_nobody_else),
         cmocka_unit_test(slots_run_out_and_come_back),
         cmocka_unit_test(failing_allocations_change_nothing),
     };
