@@ -20,7 +20,7 @@ local raw = [[
   local function key(text) return string.pack("<s4", text) end
   local ttl = ("\0"):rep(8) -- for ever
   -- A whole request to set, of an encoded value.
-  local function set(name, value) return frame("set", key(name) .. key(value) .. ("\0"):rep(1 + 8 + 8)) end
+  local function set(name, value) return frame("set", key(name) .. key(value) .. ("\0"):rep(1 + 8 + 8 + 8 + 4)) end
 ]]
 
 -- Waits for what is sent last to be there. The loop must not turn: it would meet replies that nobody has asked for.
