@@ -9,6 +9,7 @@
 #include "base/list.h"
 #include "bind/caches.h"
 #include "bind/keys.h"
+#include "bind/listens.h"
 #include "bind/locks.h"
 #include "bind/replies.h"
 #include "bind/requests.h"
@@ -191,6 +192,7 @@ int cm_bindings_open(lua_State *L) {
     cm_caches_open(L);
     cm_walks_open(L);
     cm_locks_open(L);
+    cm_listens_open(L);
     push_info(L);
     lua_setfield(L, -2, "info");
     return 1;

@@ -33,7 +33,7 @@ static int native_set(lua_State *L) {
         return push_done(L, err ? err : CM_E_CLOSED);
     if (!must_forward(vm)) {
         err = cm_lru_set(&vm->lru, key, value, max_age_ms);
-        if (err != CM_E_NOMEMORY)
+        if (!is_for_master(err))
             return push_done(L, err);
     }
     struct cm_writer *writer = begin(vm, CM_OP_LRU_SET, key);

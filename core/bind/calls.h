@@ -122,6 +122,11 @@ static inline bool must_forward(const struct cm_vm *vm) {
     return vm->forwarded > 0;
 }
 
+/* Whether what the store said means: let the master do it. */
+static inline bool is_for_master(int err) {
+    return err == CM_E_NOMEMORY || err == CM_STORE_ASK;
+}
+
 static inline struct cm_writer *begin(struct cm_vm *vm, uint8_t op, struct cm_bytes key) {
     struct cm_writer *writer = vm->detached ? NULL : cm_session_begin(&vm->session, op);
     if (writer)

@@ -185,7 +185,7 @@ static int native_set(lua_State *L) {
                                    .expires_ms = expiry_in(vm, ttl_ms)};
         uint64_t new_version;
         err = cm_store_set(&vm->store, key, &value, &change, &new_version);
-        if (err != CM_E_NOMEMORY) {
+        if (!is_for_master(err)) {
             int pushed = push_done(L, err);
             if (err)
                 return pushed;
@@ -217,7 +217,9 @@ static int native_remove(lua_State *L) {
         struct cm_change change = {
             .fence = fence, .if_version = flags & CM_CHANGE_IF_VERSION, .version = version};
         uint64_t removed;
-        return push_done(L, cm_store_remove(&vm->store, key, &change, &removed));
+        int err = cm_store_remove(&vm->store, key, &change, &removed);
+        if (!is_for_master(err))
+            return push_done(L, err);
     }
     struct cm_writer *writer = begin(vm, CM_OP_REMOVE, key);
     if (writer)
@@ -246,7 +248,7 @@ static int native_increment(lua_State *L) {
             push_number(L, sum);
             return 2;
         }
-        if (err != CM_E_NOMEMORY)
+        if (!is_for_master(err))
             return push_done(L, err);
     }
     struct cm_writer *writer = begin(vm, CM_OP_INCREMENT, key);

@@ -107,6 +107,7 @@ static int push_by_op(lua_State *L, uint8_t op, struct cm_reader *reader) {
     case CM_OP_EXPIRE:
     case CM_OP_UNLOCK:
     case CM_OP_RENEW:
+    case CM_OP_LISTEN:
     case CM_OP_LRU_SET:
     case CM_OP_LRU_REMOVE:
     case CM_OP_LRU_CLEAR:
@@ -210,11 +211,64 @@ static int deliver_process(struct cm_vm *vm, struct cm_bytes payload) {
     return 0;
 }
 
+/* A change on its way to the hook. */
+struct changed {
+    struct cm_bytes key;
+    uint64_t version;
+    uint8_t cause;
+    bool has_value;
+    struct cm_bytes value;
+};
+
+static int push_changed(lua_State *L) {
+    static const char *const causes[] = {"set", "remove", "expire", "clear", "gap"};
+    const struct changed *changed = lua_touserdata(L, 1);
+    lua_pushlstring(L, (const char *)changed->key.data, changed->key.len);
+    lua_pushinteger(L, (lua_Integer)changed->version);
+    lua_pushstring(L, causes[changed->cause]);
+    if (changed->has_value)
+        lua_pushlstring(L, (const char *)changed->value.data, changed->value.len);
+    else
+        lua_pushnil(L);
+    return 4;
+}
+
+static bool try_push_changed(lua_State *L, struct changed *changed) {
+    lua_pushcfunction(L, push_changed);
+    lua_pushlightuserdata(L, changed);
+    return lua_pcall(L, 1, 4, 0) == LUA_OK;
+}
+
+static int deliver_changed(struct cm_vm *vm, struct cm_bytes payload) {
+    struct cm_reader reader;
+    cm_reader_init(&reader, payload);
+    struct changed changed = {.cause = cm_read_u8(&reader)};
+    changed.version = cm_read_u64(&reader);
+    changed.key = cm_read_bytes(&reader);
+    changed.has_value = cm_read_u8(&reader) != 0;
+    if (changed.has_value)
+        changed.value = cm_read_bytes(&reader);
+    if (cm_reader_end(&reader) || changed.cause > CM_CAUSE_GAP)
+        return CM_E_BADFRAME;
+    lua_State *L = vm->L;
+    if (!try_push_changed(L, &changed)) {
+        /* No memory for the value: its listeners may have more when they come to look for it. */
+        lua_pop(L, 1);
+        changed = (struct changed){.key = changed.key, .cause = CM_CAUSE_GAP};
+        if (!try_push_changed(L, &changed))
+            cm_vm_fail(vm, cm_bytes_of("not enough memory for a change that is listened for"));
+    }
+    cm_vm_call(vm, CM_VM_HOOK_CHANGED, 4, NULL);
+    return 0;
+}
+
 int cm_replies_notice(struct cm_vm *vm, const struct cm_frame *frame) {
     switch (frame->op) {
     case CM_OP_STOP:
         cm_vm_call(vm, CM_VM_HOOK_STOP, 0, NULL);
         return 0;
+    case CM_OP_CHANGED:
+        return deliver_changed(vm, frame->payload);
     case CM_OP_PROCESS:
         return deliver_process(vm, frame->payload);
     case CM_OP_SHORT:

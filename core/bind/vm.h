@@ -12,11 +12,12 @@
 #include "data/store.h"
 
 /* What C calls in Lua; set once, by the Lua side. See lua/clustermem/start.lua. */
-#define CM_VM_HOOKS(XX)                                                                                 \
-    XX(REPLY, "reply")     /* reply(id, results...) */                                                  \
-    XX(PROCESS, "process") /* process(change, row, more [, code, signal]): the process table changed */ \
-    XX(RUN, "run")         /* run() -> whether tasks are still ready */                                 \
-    XX(STOP, "stop")       /* stop(): leave gracefully */                                               \
+#define CM_VM_HOOKS(XX)                                                                                   \
+    XX(REPLY, "reply")     /* reply(id, results...) */                                                    \
+    XX(CHANGED, "changed") /* changed(key, version, cause [, bytes]): of what this process listens for */ \
+    XX(PROCESS, "process") /* process(change, row, more [, code, signal]): the process table changed */   \
+    XX(RUN, "run")         /* run() -> whether tasks are still ready */                                   \
+    XX(STOP, "stop")       /* stop(): leave gracefully */                                                 \
     XX(GUARD, "guard")     /* guard(fn, ...): calls a luv callback */
 
 enum { CM_VM_GUARDS = 64 }; /* kept for use again */

@@ -38,6 +38,24 @@ static int list_key(void *data, struct cm_bytes key) {
     return listing->err || listing->count >= listing->limit;
 }
 
+/* Pushes an array of the keys listed in the scratch buffer. Making the strings may collect garbage, and a
+ * finalizer may use that buffer. */
+static void push_keys(lua_State *L, struct cm_vm *vm, const struct listing *listing) {
+    lua_Integer count = 0;
+    struct cm_buf keys = vm->scratch;
+    vm->scratch = (struct cm_buf){0};
+    lua_createtable(L, (int)(listing->count < INT_MAX ? listing->count : INT_MAX), 0);
+    for (size_t at = 0; at < keys.len;) {
+        uint32_t len;
+        memcpy(&len, keys.data + at, sizeof len);
+        lua_pushlstring(L, (const char *)keys.data + at + sizeof len, len);
+        lua_rawseti(L, -2, ++count);
+        at += sizeof len + len;
+    }
+    cm_buf_deinit(&vm->scratch);
+    vm->scratch = keys;
+}
+
 /* keys(prefix, cursor, limit) -> { key, ... }, cursor */
 static int native_keys(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
@@ -49,20 +67,7 @@ static int native_keys(lua_State *L) {
                            : cm_store_keys(&vm->store, prefix, &cursor, SLICE_STEPS, list_key, &listing);
     if (err || listing.err)
         return cm_requests_push_failure(L, err ? err : listing.err);
-    /* Making the strings may collect garbage, and a finalizer may use the scratch buffer. */
-    lua_Integer count = 0;
-    struct cm_buf keys = vm->scratch;
-    vm->scratch = (struct cm_buf){0};
-    lua_createtable(L, (int)(listing.count < INT_MAX ? listing.count : INT_MAX), 0);
-    for (size_t at = 0; at < keys.len;) {
-        uint32_t len;
-        memcpy(&len, keys.data + at, sizeof len);
-        lua_pushlstring(L, (const char *)keys.data + at + sizeof len, len);
-        lua_rawseti(L, -2, ++count);
-        at += sizeof len + len;
-    }
-    cm_buf_deinit(&vm->scratch);
-    vm->scratch = keys;
+    push_keys(L, vm, &listing);
     lua_pushinteger(L, (lua_Integer)cursor);
     return 2;
 }
@@ -105,7 +110,13 @@ struct clearing {
     lua_State *L;
     int spared; /* where the table is on the stack */
     lua_Integer mark;
+    struct listing asked; /* keys that are the master's to remove */
 };
+
+static int ask_key(void *data, struct cm_bytes key) {
+    struct clearing *clearing = data;
+    return list_key(&clearing->asked, key);
+}
 
 static bool spare_key(void *data, struct cm_bytes key) {
     struct clearing *clearing = data;
@@ -116,25 +127,28 @@ static bool spare_key(void *data, struct cm_bytes key) {
     return spared;
 }
 
-/* clear(prefix, cursor, mark) -> count, cursor */
+/* clear(prefix, cursor, mark) -> count, cursor, { key, ... }: those are the master's to remove */
 static int native_clear(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
     struct cm_bytes prefix = to_prefix(L);
     uint64_t cursor = (uint64_t)luaL_checkinteger(L, 2);
-    struct clearing clearing = {.L = L, .mark = luaL_checkinteger(L, 3)};
+    cm_buf_reset(&vm->scratch, KEEP_BYTES);
+    struct clearing clearing = {
+        .L = L, .mark = luaL_checkinteger(L, 3), .asked = {.keys = &vm->scratch, .limit = UINT64_MAX}};
     lua_rawgeti(L, LUA_REGISTRYINDEX, vm->spared);
     clearing.spared = lua_gettop(L);
     /* Nothing was written since: nothing to look up. */
     bool any = vm->writes > clearing.mark;
+    struct cm_store_clearing how = {.spare = any ? spare_key : NULL, .ask = ask_key, .data = &clearing};
     uint64_t removed = 0;
-    int err = vm->detached ? CM_E_CLOSED
-                           : cm_store_clear(&vm->store, prefix, &cursor, SLICE_STEPS, any ? spare_key : NULL,
-                                            &clearing, &removed);
-    if (err)
-        return cm_requests_push_failure(L, err);
+    int err =
+        vm->detached ? CM_E_CLOSED : cm_store_clear(&vm->store, prefix, &cursor, SLICE_STEPS, &how, &removed);
+    if (err || clearing.asked.err)
+        return cm_requests_push_failure(L, err ? err : clearing.asked.err);
     lua_pushinteger(L, (lua_Integer)removed);
     lua_pushinteger(L, (lua_Integer)cursor);
-    return 2;
+    push_keys(L, vm, &clearing.asked);
+    return 3;
 }
 
 void cm_walks_open(lua_State *L) {

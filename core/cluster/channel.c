@@ -145,6 +145,8 @@ static void flush_output(struct cm_channel *channel) {
         drop_output(channel);
     else if (err)
         end(channel, err);
+    if (channel->events->on_drained && !channel->ended && !over_mark(channel))
+        channel->events->on_drained(channel);
 }
 
 static void on_poll(uv_poll_t *poll, int status, int events) {

@@ -25,6 +25,8 @@ struct cm_channel_events {
     /* Nothing will come or go any more: CM_E_CLOSED at the peer's end-of-file, CM_E_BADFRAME, what on_frame
      * returned, or an errno. Called once, never from inside a call of the owner's; the owner closes. */
     void (*on_end)(struct cm_channel *channel, int code);
+    /* Something has been sent, and no more than the mark is left. NULL: nobody wants to know. */
+    void (*on_drained)(struct cm_channel *channel);
 };
 
 struct cm_channel {

@@ -40,6 +40,7 @@ static struct cm_change read_change(struct request *request) {
     struct cm_change change = {.if_absent = flags & CM_CHANGE_IF_ABSENT,
                                .if_present = flags & CM_CHANGE_IF_PRESENT,
                                .if_version = flags & CM_CHANGE_IF_VERSION,
+                               .cleared = flags & CM_CHANGE_CLEARED,
                                .keep_expiry = flags & CM_CHANGE_KEEP_TTL,
                                .version = cm_read_u64(&request->in)};
     change.expires_ms = read_expiry(request);

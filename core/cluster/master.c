@@ -9,6 +9,7 @@
 #include "base/list.h"
 #include "base/log.h"
 #include "cluster/cgroup.h"
+#include "cluster/changes.h"
 #include "cluster/handlers.h"
 #include "cluster/locks.h"
 #include "cluster/memory.h"
@@ -27,6 +28,7 @@ struct master {
     const struct cm_options *options;
     struct cm_memory memory;
     struct cm_locks locks;
+    struct cm_changes changes;
     struct cm_supervisor supervisor;
     struct cm_buf reply; /* of the store */
     uv_signal_t signals[SIGNALS];
@@ -126,6 +128,8 @@ static int on_request(struct master *master, struct cm_process *process, const s
         return is_zero ? do_fork(master, process, frame) : CM_E_BADFRAME;
     case CM_OP_SHUTDOWN:
         return is_zero ? do_shutdown(master, process, frame) : CM_E_BADFRAME;
+    case CM_OP_LISTEN:
+        return cm_changes_listen(&master->changes, process, frame);
     case CM_OP_LRU_OPTIONS:
         return is_zero ? reply_from_store(master, process, frame) : CM_E_BADFRAME;
     default:
@@ -139,6 +143,8 @@ static int on_notice(struct master *master, struct cm_process *process, const st
     case CM_OP_ONLINE:
         cm_supervisor_online(&master->supervisor, process);
         return 0;
+    case CM_OP_UNLISTEN:
+        return cm_changes_unlisten(&master->changes, process, frame);
     case CM_OP_FAILED:
         cm_process_note_error(process, frame->payload);
         return 0;
@@ -155,6 +161,12 @@ static int on_frame(struct cm_process *process, const struct cm_frame *frame) {
     return frame->id ? on_request(master, process, frame) : on_notice(master, process, frame);
 }
 
+static void on_drained(struct cm_process *process) {
+    struct cm_supervisor *supervisor = process->owner;
+    struct master *master = supervisor->owner;
+    cm_changes_on_drained(&master->changes, process);
+}
+
 static void on_death(struct cm_process *process) {
     struct cm_supervisor *supervisor = process->owner;
     struct master *master = supervisor->owner;
@@ -166,6 +178,7 @@ static void on_gone(struct cm_process *process) {
     struct cm_supervisor *supervisor = process->owner;
     struct master *master = supervisor->owner;
     cm_locks_on_exit(&master->locks, process->seat);
+    cm_changes_on_gone(&master->changes, process->seat);
     cm_reaper_bury(&master->memory.reaper, process->seat);
 }
 
@@ -196,11 +209,12 @@ static void on_over(void *owner, int exit_code) {
         uv_close((uv_handle_t *)&master->signals[i], NULL);
     cm_memory_stop(&master->memory);
     cm_locks_stop(&master->locks);
+    cm_changes_stop(&master->changes);
     cm_supervisor_deinit(&master->supervisor);
 }
 
-static const struct cm_supervisor_events supervisor_events = {on_frame, on_death, on_gone, on_change,
-                                                              on_over};
+static const struct cm_supervisor_events supervisor_events = {on_frame, on_drained, on_death,
+                                                              on_gone,  on_change,  on_over};
 
 /* --- signals --- */
 
@@ -299,6 +313,8 @@ int cm_master_run(const struct cm_options *options) {
     if (!err)
         err = cm_locks_init(&master.locks, &master.memory.master, &master.supervisor);
     if (!err)
+        err = cm_changes_init(&master.changes, &master.memory.store, &master.supervisor);
+    if (!err)
         err = uv_loop_init(&master.loop);
     if (err) {
         cm_log(CM_LOG_ERROR, "the master cannot start: %s", cm_error_text(err));
@@ -312,11 +328,13 @@ int cm_master_run(const struct cm_options *options) {
     take_signals(&master);
     cm_memory_start(&master.memory, &master.loop);
     cm_locks_start(&master.locks, &master.loop);
+    cm_changes_start(&master.changes, &master.loop);
     if (cm_supervisor_start(&master.supervisor))
         on_over(&master, 1);
     uv_run(&master.loop, UV_RUN_DEFAULT);
     uv_loop_close(&master.loop);
     cm_locks_deinit(&master.locks);
+    cm_changes_deinit(&master.changes);
     cm_buf_deinit(&master.reply);
     cm_memory_deinit(&master.memory);
     return master.exit_code;

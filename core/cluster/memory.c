@@ -67,6 +67,7 @@ int cm_memory_init(struct cm_memory *memory, uint64_t bytes, uint32_t processes)
     memory->store.data = memory;
     cm_lru_init(&memory->lru, &memory->store);
     memory->sweep.lru = &memory->lru;
+    memory->sweep.store = &memory->store;
     err = cm_cleaner_init(&memory->cleaner, &memory->segment);
     if (!err)
         err = cm_reaper_init(&memory->reaper, &memory->segment, &memory->cleaner);

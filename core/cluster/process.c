@@ -90,7 +90,12 @@ static void on_channel_end(struct cm_channel *channel, int code) {
     cm_process_kill(process);
 }
 
-static const struct cm_channel_events channel_events = {on_frame, on_channel_end};
+static void on_drained(struct cm_channel *channel) {
+    struct cm_process *process = channel->owner;
+    process->events->on_drained(process);
+}
+
+static const struct cm_channel_events channel_events = {on_frame, on_channel_end, on_drained};
 
 static bool same_name(const char *line, const char *other) {
     size_t len = strcspn(line, "=") + 1;

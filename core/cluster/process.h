@@ -18,6 +18,8 @@ struct cm_process;
 struct cm_process_events {
     /* A frame has come; as cm_channel_events.on_frame. */
     int (*on_frame)(struct cm_process *process, const struct cm_frame *frame);
+    /* Its channel has room for more that nobody has asked for. */
+    void (*on_drained)(struct cm_process *process);
     /* It has ended and has been waited for; what it had sent has not been handled yet. */
     void (*on_death)(struct cm_process *process);
     /* It has ended, and what it had sent has been handled; exit_code, signal and last_error are final. Frees

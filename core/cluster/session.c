@@ -81,7 +81,7 @@ static void on_end(struct cm_channel *channel, int code) {
     session->events->on_end(session, code);
 }
 
-static const struct cm_channel_events channel_events = {on_frame, on_end};
+static const struct cm_channel_events channel_events = {.on_frame = on_frame, .on_end = on_end};
 
 int cm_session_open(struct cm_session *session, uv_loop_t *loop, int fd,
                     const struct cm_session_events *events) {

@@ -295,7 +295,12 @@ static int on_frame(struct cm_process *process, const struct cm_frame *frame) {
     return supervisor->events->on_frame(process, frame);
 }
 
-static const struct cm_process_events process_events = {on_frame, on_death_of, on_exit_of};
+static void on_drained(struct cm_process *process) {
+    struct cm_supervisor *supervisor = process->owner;
+    supervisor->events->on_drained(process);
+}
+
+static const struct cm_process_events process_events = {on_frame, on_drained, on_death_of, on_exit_of};
 
 int cm_supervisor_init(struct cm_supervisor *supervisor, uv_loop_t *loop, const struct cm_options *options,
                        struct cm_memory *memory, const struct cm_supervisor_events *events, void *owner) {

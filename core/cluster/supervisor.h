@@ -16,6 +16,8 @@
 
 struct cm_supervisor_events {
     int (*on_frame)(struct cm_process *process, const struct cm_frame *frame);
+    /* Its channel has room for more that nobody has asked for. */
+    void (*on_drained)(struct cm_process *process);
     /* It has ended: before what it had sent is handled, and after. Then its seat is free again. */
     void (*on_death)(struct cm_process *process);
     void (*on_gone)(struct cm_process *process);

@@ -1,11 +1,12 @@
 #include "data/expiry.h"
 
 #include "data/lru.h"
+#include "data/watch.h"
 #include "memory/chunk.h"
 
 /* Removes the entry if it is one, reachable, and past its time. False where its group is not to be had now.
  */
-static bool remove_expired(const struct cm_sweep *sweep, struct cm_participant *master, uint64_t offset,
+static bool remove_expired(struct cm_sweep *sweep, struct cm_participant *master, uint64_t offset,
                            uint64_t now_ms) {
     struct cm_record *record = cm_record_at(master->segment, offset);
     uint64_t hash = atomic_load_explicit(&record->hash, memory_order_relaxed);
@@ -20,10 +21,16 @@ static bool remove_expired(const struct cm_sweep *sweep, struct cm_participant *
                              .shape = cm_record_shape(record)};
     uint64_t expires_ms = atomic_load_explicit(&record->expires_ms, memory_order_relaxed);
     /* Looked at again: what was there may have been rewound, and be a fragment now. */
-    if (place.link && place.shape.kind != CM_KIND_FRAGMENT && expires_ms && expires_ms <= now_ms)
-        cm_table_unlink(master, &section, &place);
-    else
+    if (!place.link || place.shape.kind == CM_KIND_FRAGMENT || !expires_ms || expires_ms > now_ms) {
         cm_section_leave(&section);
+        return true;
+    }
+    bool told = sweep->store && cm_watch_any(master->segment) &&
+                cm_record_read_key(master->segment, offset, place.shape, sweep->key);
+    uint64_t version = cm_table_unlink(master, &section, &place);
+    if (told)
+        cm_store_tell(sweep->store, (struct cm_bytes){sweep->key, place.shape.key_len}, version,
+                      CM_CAUSE_EXPIRE, NULL);
     return true;
 }
 

@@ -3,13 +3,15 @@
 #ifndef CM_DATA_EXPIRY_H
 #define CM_DATA_EXPIRY_H
 
-#include "memory/table.h"
+#include "data/store.h"
 
 struct cm_lru;
 
 /* Zeroed: at the beginning. */
 struct cm_sweep {
-    struct cm_lru *lru; /* has the entries of the cache removed; NULL: they are passed over */
+    struct cm_lru *lru;           /* has the entries of the cache removed; NULL: they are passed over */
+    const struct cm_store *store; /* whose listeners are told; NULL: nobody is */
+    uint8_t key[(CM_KEY_MAX_BYTES + 8) & ~7]; /* of the entry at hand: there is no allocating in a section */
     uint32_t chunk;
     uint32_t at;         /* in the chunk */
     uint32_t generation; /* that the chunk had when it was begun */

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "data/watch.h"
 #include "memory/append.h"
 #include "memory/chunk.h"
 
@@ -20,6 +21,17 @@ void cm_store_init(struct cm_store *store, struct cm_participant *participant) {
 
 void cm_store_deinit(struct cm_store *store) {
     cm_buf_deinit(&store->listing);
+}
+
+/* In a section of the key's group: whether the change must be the master's, for it has listeners to tell. */
+static bool is_watched(const struct cm_store *store, struct cm_key key) {
+    return !store->make_room && cm_watch_sees(store->participant->segment, key);
+}
+
+void cm_store_tell(const struct cm_store *store, struct cm_bytes key, uint64_t version, enum cm_cause cause,
+                   const struct cm_value *value) {
+    if (store->on_change)
+        store->on_change(store->change_data, &(struct cm_changed){key, version, cause, value});
 }
 
 static bool bad_key(struct cm_bytes key) {
@@ -160,21 +172,23 @@ static int append(struct cm_store *store, const struct cm_pair *pairs, size_t co
     return err;
 }
 
-/* A number takes the place of one of its kind without an entry of its own. 1: it did; 0: it could not; else
- * the condition's code. */
+/* A number takes the place of one of its kind without an entry of its own. As cm_store_set; *done: whether
+ * there is an end with that. */
 static int set_in_place(struct cm_store *store, struct cm_key key, struct cm_number number,
-                        const struct cm_change *change, uint64_t *version) {
+                        const struct cm_change *change, uint64_t *version, bool *done) {
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(store->participant, key.hash, &section);
     bool alive = find(store, &section, key, &place);
-    int err = check_conditions(store, change, &place, alive);
+    int err = is_watched(store, key) ? CM_STORE_ASK : check_conditions(store, change, &place, alive);
     if (!err && place.record && place.shape.kind == kind_of(number)) {
         *version = cm_table_store_number(store->participant, &section, &place, bits_of(number),
                                          new_expiry(change, &place, alive));
-        return 1;
+        *done = true;
+        return 0;
     }
     cm_section_leave(&section);
+    *done = err != 0;
     return err;
 }
 
@@ -194,10 +208,15 @@ int cm_store_set(struct cm_store *store, struct cm_bytes key_bytes, const struct
     struct cm_participant *participant = store->participant;
     struct cm_key key = cm_table_key(participant->segment, key_bytes);
     if (value->is_number && is_slot(store, key_bytes)) {
-        int done = set_in_place(store, key, value->number, change, version);
+        bool done;
+        err = set_in_place(store, key, value->number, change, version, &done);
+        if (done && !err)
+            cm_store_tell(store, key_bytes, *version, CM_CAUSE_SET, value);
         if (done)
-            return done > 0 ? 0 : done;
+            return err;
     }
+    if (is_watched(store, key))
+        return CM_STORE_ASK; /* before the value is copied in vain; what counts is the look in the section */
     uint64_t offset;
     err = append(store, &pair, 1, change->expires_ms, &offset);
     if (err)
@@ -206,7 +225,7 @@ int cm_store_set(struct cm_store *store, struct cm_bytes key_bytes, const struct
     struct cm_place place;
     cm_table_enter(participant, key.hash, &section);
     bool alive = find(store, &section, key, &place);
-    err = check_conditions(store, change, &place, alive);
+    err = is_watched(store, key) ? CM_STORE_ASK : check_conditions(store, change, &place, alive);
     if (err) {
         cm_section_leave(&section);
         cm_append_rewind(participant);
@@ -216,6 +235,7 @@ int cm_store_set(struct cm_store *store, struct cm_bytes key_bytes, const struct
         cm_record_set_expiry(cm_record_at(participant->segment, offset), cm_record_expiry(place.record));
     *version = cm_table_link(participant, &section, &place, offset);
     cm_append_commit(participant);
+    cm_store_tell(store, key_bytes, *version, CM_CAUSE_SET, value);
     return 0;
 }
 
@@ -235,7 +255,8 @@ int cm_store_set_many(struct cm_store *store, const struct cm_pair *pairs, size_
         struct cm_place place;
         cm_table_enter(store->participant, key.hash, &section);
         cm_table_find(store->participant, &section, key, &place);
-        cm_table_link(store->participant, &section, &place, offsets[i]);
+        uint64_t version = cm_table_link(store->participant, &section, &place, offsets[i]);
+        cm_store_tell(store, key.bytes, version, CM_CAUSE_SET, &pairs[i].value);
     }
     if (!err)
         cm_append_commit(store->participant);
@@ -275,11 +296,15 @@ int cm_store_remove(struct cm_store *store, struct cm_bytes key_bytes, const str
     int err = check_fence(store, change);
     if (!err)
         err = check_version(change, &place, alive);
-    if (!err && alive)
-        *version = cm_table_unlink(store->participant, &section, &place);
-    else
+    if (!err && alive && is_watched(store, key))
+        err = CM_STORE_ASK;
+    if (err || !alive) {
         cm_section_leave(&section);
-    return err;
+        return err;
+    }
+    *version = cm_table_unlink(store->participant, &section, &place);
+    cm_store_tell(store, key_bytes, *version, change->cleared ? CM_CAUSE_CLEAR : CM_CAUSE_REMOVE, NULL);
+    return 0;
 }
 
 /* Under a key so long that the number lies in fragments: read, add, and set if nobody got in between. */
@@ -307,6 +332,52 @@ static int increment_bytes(struct cm_store *store, struct cm_bytes key, struct c
     return err;
 }
 
+/* What an entry's number, or else `initial`, is with the delta. */
+static int add_to(const struct cm_place *place, bool alive, struct cm_number initial, struct cm_number delta,
+                  struct cm_number *sum) {
+    if (!alive)
+        return cm_number_add(initial, delta, sum);
+    if (!cm_kind_is_number(place->shape.kind))
+        return CM_E_BADVALUE;
+    return cm_number_add(number_of(place->shape.kind, cm_record_number(place->record)), delta, sum);
+}
+
+/* What an increment comes to in one section. */
+struct increment {
+    struct cm_number delta;
+    struct cm_number initial;
+    uint64_t expires_ms; /* of a new entry */
+    uint64_t offset;     /* of an entry appended for it; 0: none */
+    bool linked;         /* that one counts */
+    bool wants_entry;    /* one is needed: nothing has been changed */
+};
+
+static int increment_once(struct cm_store *store, struct cm_key key, struct increment *increment,
+                          struct cm_number *sum, uint64_t *version) {
+    struct cm_participant *participant = store->participant;
+    struct cm_section section;
+    struct cm_place place;
+    cm_table_enter(participant, key.hash, &section);
+    bool alive = find(store, &section, key, &place);
+    int err = is_watched(store, key) ? CM_STORE_ASK
+                                     : add_to(&place, alive, increment->initial, increment->delta, sum);
+    bool in_place = !err && alive && place.shape.kind == kind_of(*sum);
+    increment->linked = !err && !in_place && increment->offset;
+    increment->wants_entry = !err && !in_place && !increment->offset;
+    if (in_place) {
+        *version = cm_table_store_number(participant, &section, &place, bits_of(*sum),
+                                         cm_record_expiry(place.record));
+    } else if (increment->linked) {
+        struct cm_record *record = cm_record_at(participant->segment, increment->offset);
+        cm_record_set_number(record, kind_of(*sum), bits_of(*sum));
+        cm_record_set_expiry(record, alive ? cm_record_expiry(place.record) : increment->expires_ms);
+        *version = cm_table_link(participant, &section, &place, increment->offset);
+    } else {
+        cm_section_leave(&section);
+    }
+    return err;
+}
+
 int cm_store_increment(struct cm_store *store, struct cm_bytes key_bytes, struct cm_number delta,
                        struct cm_number initial, uint64_t expires_ms, struct cm_number *sum,
                        uint64_t *version) {
@@ -314,44 +385,25 @@ int cm_store_increment(struct cm_store *store, struct cm_bytes key_bytes, struct
         return CM_E_BADVALUE;
     if (!is_slot(store, key_bytes))
         return increment_bytes(store, key_bytes, delta, initial, expires_ms, sum, version);
-    struct cm_participant *participant = store->participant;
-    struct cm_key key = cm_table_key(participant->segment, key_bytes);
-    uint64_t offset = 0; /* of a new entry, once one has turned out to be needed */
-    for (;;) {
-        struct cm_section section;
-        struct cm_place place;
-        cm_table_enter(participant, key.hash, &section);
-        bool alive = find(store, &section, key, &place);
-        struct cm_number base = initial;
-        int err = 0;
-        if (alive && cm_kind_is_number(place.shape.kind))
-            base = number_of(place.shape.kind, cm_record_number(place.record));
-        else if (alive)
-            err = CM_E_BADVALUE;
-        if (!err)
-            err = cm_number_add(base, delta, sum);
-        if (!err && alive && place.shape.kind == kind_of(*sum)) {
-            *version = cm_table_store_number(participant, &section, &place, bits_of(*sum),
-                                             cm_record_expiry(place.record));
-        } else if (!err && offset) {
-            struct cm_record *record = cm_record_at(participant->segment, offset);
-            cm_record_set_number(record, kind_of(*sum), bits_of(*sum));
-            cm_record_set_expiry(record, alive ? cm_record_expiry(place.record) : expires_ms);
-            *version = cm_table_link(participant, &section, &place, offset);
-            cm_append_commit(participant);
-            return 0;
-        } else {
-            cm_section_leave(&section);
-            struct cm_pair pair = {key_bytes, {.is_number = true, .number = *sum}};
-            if (!err && (err = append(store, &pair, 1, 0, &offset)) == 0)
-                continue;
-            if (!offset)
-                return err;
-        }
-        if (offset)
-            cm_append_rewind(participant);
-        return err;
+    struct cm_key key = cm_table_key(store->participant->segment, key_bytes);
+    struct increment increment = {.delta = delta, .initial = initial, .expires_ms = expires_ms};
+    int err = increment_once(store, key, &increment, sum, version);
+    if (increment.wants_entry) {
+        struct cm_pair pair = {key_bytes, {.is_number = true, .number = *sum}};
+        err = append(store, &pair, 1, 0, &increment.offset);
+        if (err)
+            return err;
+        /* Decided again: somebody may have got in between. */
+        err = increment_once(store, key, &increment, sum, version);
+        if (increment.linked)
+            cm_append_commit(store->participant);
+        else
+            cm_append_rewind(store->participant);
     }
+    if (!err)
+        cm_store_tell(store, key_bytes, *version, CM_CAUSE_SET,
+                      &(struct cm_value){.is_number = true, .number = *sum});
+    return err;
 }
 
 int cm_store_expire(struct cm_store *store, struct cm_bytes key_bytes, uint64_t expires_ms) {
@@ -401,24 +453,24 @@ int cm_store_keys(struct cm_store *store, struct cm_bytes prefix, uint64_t *curs
 
 struct clearing {
     struct cm_store *store;
-    cm_store_spare_fn spare;
-    void *data;
+    const struct cm_store_clearing *how;
     uint64_t removed;
 };
 
 static int clear_key(void *data, struct cm_bytes key) {
     struct clearing *clearing = data;
-    if (clearing->spare && clearing->spare(clearing->data, key))
+    if (clearing->how->spare && clearing->how->spare(clearing->how->data, key))
         return 0;
     uint64_t version;
-    cm_store_remove(clearing->store, key, &(struct cm_change){0}, &version);
+    if (cm_store_remove(clearing->store, key, &(struct cm_change){.cleared = true}, &version) == CM_STORE_ASK)
+        return clearing->how->ask(clearing->how->data, key);
     clearing->removed += version != 0;
     return 0;
 }
 
 int cm_store_clear(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, unsigned steps,
-                   cm_store_spare_fn spare, void *data, uint64_t *removed) {
-    struct clearing clearing = {store, spare, data, 0};
+                   const struct cm_store_clearing *how, uint64_t *removed) {
+    struct clearing clearing = {store, how, 0};
     int err = cm_store_keys(store, prefix, cursor, steps, clear_key, &clearing);
     *removed += clearing.removed;
     return err;

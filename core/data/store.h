@@ -1,12 +1,13 @@
 /* The key-value store: bytes and numbers in, bytes and numbers out, a version for each change. Every process
  * runs these functions on the same segment, each with a store of its own around its participant.
  *
- * What needs a referee is said by the functions that do: only the master can decide that the memory is full.
- * For anybody else CM_E_NOMEMORY means: ask the master to do it. An expired entry is absent for every
- * function, at once. A key's versions grow for ever, across removal and re-creation; versions of different
- * keys do not compare. What would store under a key of no or too many bytes fails with CM_E_BADVALUE; such a
- * key is absent. Nothing here waits, but for another process in the same group: a few hundred instructions,
- * or up to a second where that process has been stopped in the midst of them. */
+ * What needs a referee is said by the functions that do: only the master can decide that the memory is full,
+ * and only it tells who listens. For anybody else CM_E_NOMEMORY and CM_STORE_ASK mean: ask the master to do
+ * it. An expired entry is absent for every function, at once. A key's versions grow for ever, across removal
+ * and re-creation; versions of different keys do not compare. What would store under a key of no or too many
+ * bytes fails with CM_E_BADVALUE; such a key is absent. Nothing here waits, but for another process in the
+ * same group: a few hundred instructions, or up to a second where that process has been stopped in the midst
+ * of them. */
 #ifndef CM_DATA_STORE_H
 #define CM_DATA_STORE_H
 
@@ -19,25 +20,41 @@
 
 enum { CM_KEY_MAX_BYTES = 65535 };
 
-struct cm_store {
-    struct cm_participant *participant;
-    uint64_t (*clock_ms)(void); /* cm_clock_ms but in tests; read when an expiry is met */
-    /* The master's: cleans until there is room for so many bytes, in the place of so many; 0 or
-     * CM_E_NOMEMORY. NULL for all others. */
-    int (*make_room)(void *data, uint64_t bytes, uint64_t freed_bytes);
-    void *data;
-    struct cm_buf listing; /* of a walk */
-};
-
-void cm_store_init(struct cm_store *store, struct cm_participant *participant);
-void cm_store_deinit(struct cm_store *store);
-
 /* A number, or bytes. */
 struct cm_value {
     bool is_number;
     struct cm_number number;
     struct cm_bytes bytes;
 };
+
+enum cm_cause { CM_CAUSE_SET, CM_CAUSE_REMOVE, CM_CAUSE_EXPIRE, CM_CAUSE_CLEAR, CM_CAUSE_GAP };
+
+/* What listeners are told. */
+struct cm_changed {
+    struct cm_bytes key;
+    uint64_t version;
+    enum cm_cause cause;
+    const struct cm_value *value; /* NULL: it is gone */
+};
+
+/* Somebody listens for the key: the change is the master's to do, as it is when memory is short. */
+enum { CM_STORE_ASK = 1 };
+
+struct cm_store {
+    struct cm_participant *participant;
+    uint64_t (*clock_ms)(void); /* cm_clock_ms but in tests; read when an expiry is met */
+    /* The master's: cleans until there is room for so many bytes, in the place of so many; 0 or
+     * CM_E_NOMEMORY. NULL for all others. */
+    int (*make_room)(void *data, uint64_t bytes, uint64_t freed_bytes);
+    /* The master's: a key has been changed, whether anybody listens or not. NULL: nobody is told. */
+    void (*on_change)(void *change_data, const struct cm_changed *change);
+    void *data;
+    void *change_data;
+    struct cm_buf listing; /* of a walk */
+};
+
+void cm_store_init(struct cm_store *store, struct cm_participant *participant);
+void cm_store_deinit(struct cm_store *store);
 
 /* The conditions of a change, and what becomes of the expiry. Zeroed: none, and never. */
 struct cm_change {
@@ -46,6 +63,7 @@ struct cm_change {
     bool if_version;         /* else CM_E_CONFLICT */
     uint64_t version;        /* that it must have; 0: it must be absent */
     struct cm_lock_id fence; /* that its lock must be held under, else CM_E_NOTOWNER; token 0: none */
+    bool cleared;            /* removed with many others: listeners are told so */
     bool keep_expiry;        /* an entry that is there keeps its own */
     uint64_t expires_ms;     /* of the clock; 0: never */
 };
@@ -85,16 +103,24 @@ int cm_store_increment(struct cm_store *store, struct cm_bytes key, struct cm_nu
 /* Changes the expiry, which takes no version. 0 or CM_E_NOTFOUND. Needs no memory. */
 int cm_store_expire(struct cm_store *store, struct cm_bytes key, uint64_t expires_ms);
 
+/* Tells who listens of a change that was not made by these functions. The master's. */
+void cm_store_tell(const struct cm_store *store, struct cm_bytes key, uint64_t version, enum cm_cause cause,
+                   const struct cm_value *value);
+
 /* A walk over all entries whose keys start with the prefix, in slices: `steps` of it, a few entries each. The
  * cursor is 0 at the beginning and again at the end; an entry that is there from the beginning to the end is
  * met exactly once. 0, or CM_E_NOMEMORY with the cursor at what was not walked. */
 typedef int (*cm_store_key_fn)(void *data, struct cm_bytes key); /* 0: go on after this step */
 int cm_store_keys(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, unsigned steps,
                   cm_store_key_fn visit, void *data);
-/* Removes them, but those that `spare` (or NULL) wants to stay; how many is added to *removed. */
-typedef bool (*cm_store_spare_fn)(void *data, struct cm_bytes key);
+/* Removes them, but those that are to stay; how many is added to *removed. */
+struct cm_store_clearing {
+    bool (*spare)(void *data, struct cm_bytes key); /* whether it is to stay; NULL: none is */
+    cm_store_key_fn ask; /* somebody listens for it: the master is to remove it. Not the master's */
+    void *data;
+};
 int cm_store_clear(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, unsigned steps,
-                   cm_store_spare_fn spare, void *data, uint64_t *removed);
+                   const struct cm_store_clearing *how, uint64_t *removed);
 
 struct cm_store_stats {
     uint64_t entries;    /* expired ones that were not swept yet included; without the cache's */

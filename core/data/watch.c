@@ -16,7 +16,7 @@ static struct bucket *bucket_of(const struct cm_segment *segment, uint64_t hash)
 }
 
 uint64_t cm_watch_hash(const struct cm_segment *segment, struct cm_bytes name, bool prefix) {
-    uint64_t hash = cm_hash(name, prefix ? ~segment->layout.hash_seed : segment->layout.hash_seed);
+    uint64_t hash = prefix ? cm_hash(name, ~segment->layout.hash_seed) : cm_table_key(segment, name).hash;
     return hash ? hash : 1;
 }
 
@@ -61,11 +61,14 @@ static void change(_Atomic uint32_t *count, int by) {
                           memory_order_relaxed);
 }
 
+uint16_t cm_watch_length(const struct cm_watch_set *set, int place) {
+    return atomic_load_explicit(&set->segment->header->watched_lengths[place], memory_order_relaxed);
+}
+
 /* The place in the header of that length; -1: it has none. */
 static int place_of(const struct cm_watch_set *set, uint16_t len) {
     for (int i = 0; i < CM_WATCHED_LENGTHS; i++) {
-        _Atomic uint16_t *there = &set->segment->header->watched_lengths[i];
-        if (atomic_load_explicit(there, memory_order_relaxed) == len)
+        if (cm_watch_length(set, i) == len)
             return i;
     }
     return -1;

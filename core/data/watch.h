@@ -8,13 +8,17 @@
 
 #include "memory/table.h"
 
+/* Whether anybody listens for anything. */
+static inline bool cm_watch_any(const struct cm_segment *segment) {
+    return atomic_load_explicit(&segment->header->watches, memory_order_relaxed) != 0;
+}
+
 bool cm_watch_looks(const struct cm_segment *segment, struct cm_key key);
 
 /* In a section of the key's group, whose swap comes first: a writer that finds nothing publishes before the
  * barrier passes that the master begins behind the watch. */
 static inline bool cm_watch_sees(const struct cm_segment *segment, struct cm_key key) {
-    return atomic_load_explicit(&segment->header->watches, memory_order_relaxed) &&
-           cm_watch_looks(segment, key);
+    return cm_watch_any(segment) && cm_watch_looks(segment, key);
 }
 
 /* The master's: a watch for each name that is listened for. The barrier is the caller's. */
@@ -27,6 +31,9 @@ void cm_watch_init(struct cm_watch_set *set, const struct cm_segment *segment);
 bool cm_watch_add(struct cm_watch_set *set, struct cm_bytes name, bool prefix);
 /* Of a name that has been added; `all` is what that gave. */
 void cm_watch_remove(struct cm_watch_set *set, struct cm_bytes name, bool prefix, bool all);
+
+/* The length of prefixes at that place; 0: none. */
+uint16_t cm_watch_length(const struct cm_watch_set *set, int place);
 
 /* What the set holds, and what the master may know names by. */
 uint64_t cm_watch_hash(const struct cm_segment *segment, struct cm_bytes name, bool prefix);

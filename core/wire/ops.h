@@ -20,6 +20,8 @@
  *   LRU_REMOVE request: key                           reply: -
  *   LRU_CLEAR  request: -                             reply: -
  *   LRU_OPTIONS   request: entries64 bytes64 age32 update8 stale8   reply: -        process 0 only
+ *   LISTEN     request: flags8 name                   reply: -
+ *   UNLISTEN   to the master: flags8 name             nobody in this process listens for it any more
  *   FORK       request: struct cm_script              reply: id32 slot32 pid32      process 0 only
  *   SHUTDOWN   request: -                             reply: -                      process 0 only
  *   ONLINE     to the master: -                       a worker's script runs; process 0's main task has ended
@@ -27,12 +29,14 @@
  *   INIT       from the master: struct cm_init        what the process is and shall run; the first frame
  *   STOP       from the master: -                     leave gracefully
  *   PROCESS    from the master: struct cm_process_event   the process table changed
+ *   CHANGED    from the master: cause8 version64 key has8 [value]   of what this process listens for
  *   SHORT      from the master: -                     memory is short: who is idle closes its open chunk
  * Reads travel as nothing, and of the writes only those that need the referee; see core/data/store.
  * key, value, delta and initial are a u32 length and the bytes; the last two are numbers as values. `change`
  * is flags8 (CM_CHANGE_...) version64 ttl64 fence, where the fence is an id or zeros. `id` is a lock's:
  * token64 slot32. A ttl and a lease are in ms, 0 for ever; so are a timeout, 0 for not at all and 2^64 - 1
- * for ever, and an age, 2^64 - 1 for the cache's own. A task is 0 where there is none. The structs are
+ * for ever, and an age, 2^64 - 1 for the cache's own. A task is 0 where there is none. A cause is one of
+ * core/data/store's; a gap has no version and no value, and without a key means: anything. The structs are
  * core/wire/control's.
  */
 #define CM_OPS(XX)                       \
@@ -49,6 +53,9 @@
     XX(LRU_REMOVE, 13, "removeLRU")      \
     XX(LRU_CLEAR, 14, "clearLRU")        \
     XX(LRU_OPTIONS, 15, "setLRUOptions") \
+    XX(LISTEN, 10, "listen")             \
+    XX(UNLISTEN, 34, "unlisten")         \
+    XX(CHANGED, 52, "changed")           \
     XX(FORK, 16, "fork")                 \
     XX(SHUTDOWN, 17, "shutdown")         \
     XX(ONLINE, 32, "online")             \
@@ -79,8 +86,12 @@ enum {
     CM_CHANGE_IF_PRESENT = 2,
     CM_CHANGE_IF_VERSION = 4,
     CM_CHANGE_KEEP_TTL = 8,
-    CM_CHANGE_FLAGS = 15,
+    CM_CHANGE_CLEARED = 16, /* removed by a clear */
+    CM_CHANGE_FLAGS = 31,
 };
+
+/* The flags of what is listened for: a key, or a prefix, which may be empty. */
+enum { CM_LISTEN_PREFIX = 1 };
 
 /* The flags of a request for a lock. */
 enum { CM_LOCK_FAIR = 1 };

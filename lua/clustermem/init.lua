@@ -3,6 +3,7 @@
 -- @usage local memory = require "clustermem"
 
 local keys = require "clustermem.keys"
+local listeners = require "clustermem.listeners"
 local locks = require "clustermem.locks"
 local lru = require "clustermem.lru"
 
@@ -23,6 +24,9 @@ return {
   count = keys.count,
   clear = keys.clear,
   stats = keys.stats,
+
+  listen = listeners.listen,
+  unlisten = listeners.unlisten,
 
   setLRU = lru.setLRU,
   getLRU = lru.getLRU,

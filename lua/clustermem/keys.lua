@@ -15,7 +15,7 @@ local scheduler = require "clustermem.scheduler"
 local keys = {}
 
 -- As in core/wire/ops.h.
-local IF_ABSENT, IF_PRESENT, IF_VERSION, KEEP_TTL = 1, 2, 4, 8
+local IF_ABSENT, IF_PRESENT, IF_VERSION, KEEP_TTL, CLEARED = 1, 2, 4, 8, 16
 -- `native.short` makes a C function that does what comes without options or callback at once, where it can be done in
 -- this process, and calls the function given for all else.
 
@@ -277,16 +277,23 @@ function keys.keys(prefix, options, callback)
   return scheduler.perform("keys", callback, list, prefix, cursor, math.min(limit, LARGEST_LIMIT))
 end
 
--- Sums over a walk in slices.
-local function sum(slice, prefix, mark)
+-- Sums over a walk in slices. What a slice has left to do is `finish`'s, which gives how many more that makes.
+local function sum(slice, prefix, mark, finish)
   local total, cursor = 0, 0
   while true do
-    local count, next, code = slice(prefix, cursor, mark)
-    if not count then return nil, next, code end
+    local count, next, last = slice(prefix, cursor, mark)
+    if not count then return nil, next, last end
     total, cursor = total + count, next
+    if finish and last[1] then total = total + finish(last) end
     if cursor == 0 then return total end
     scheduler.rest()
   end
+end
+
+-- Has the master remove keys that somebody listens for; those that somebody else removes meanwhile count too.
+local function removeWatched(names)
+  for _, name in ipairs(names) do request.complete(nil, native.remove(name, CLEARED)) end
+  return #names
 end
 
 local ending = { __close = native.endClear }
@@ -298,7 +305,7 @@ local function clear(prefix)
   -- What it has written before applies first: the master answers in order, so nothing of it is left behind this.
   local ok, message, code = request.complete(nil, native.setMany({}))
   local total
-  if ok then total, message, code = sum(native.clear, prefix, mark) end
+  if ok then total, message, code = sum(native.clear, prefix, mark, removeWatched) end
   if total then return total end
   return nil, message, code
 end

@@ -7,6 +7,7 @@ local request = require "clustermem.request"
 local coroutines = require "clustermem.coroutines"
 local loader = require "clustermem.loader"
 local cluster = require "clustermem.cluster"
+local listeners = require "clustermem.listeners"
 local loop = require "clustermem.loop"
 
 local info = native.info
@@ -28,6 +29,7 @@ end
 return function()
   native.hooks {
     reply = request.reply,
+    changed = listeners.changed,
     process = cluster.processChanged,
     run = scheduler.run,
     stop = cluster.stop,

@@ -57,7 +57,7 @@ static void on_end(struct cm_channel *channel, int code) {
     world->end_code = code;
 }
 
-static const struct cm_channel_events events = {on_frame, on_end};
+static const struct cm_channel_events events = {.on_frame = on_frame, .on_end = on_end};
 
 static void start(struct world *world, int type, size_t mark_bytes) {
     int ends[2];

@@ -369,11 +369,12 @@ static bool spare_even(void *data, struct cm_bytes key) {
 static void clear(void) {
     struct cm_bytes prefix = some_prefix();
     bool spares = random_below(&world.random, 2);
+    struct cm_store_clearing how = {.spare = spares ? spare_even : NULL};
     uint64_t cursor = 0, removed = 0, expected = 0;
     int err;
     do
         err = cm_store_clear(some_store(), prefix, &cursor, 1 + (unsigned)random_below(&world.random, 40),
-                             spares ? spare_even : NULL, NULL, &removed);
+                             &how, &removed);
     while (cursor && !err);
     for (size_t n = 0; n < KEYS; n++) {
         if (!lives(n) || !has_prefix(n, prefix) || (spares && n % 2 == 0))
