@@ -2,8 +2,8 @@
 --
 -- Somebody listens for a key, or for all keys that begin with a prefix, in any process; the callback gets each change
 -- that any process makes after `listen` has returned, this one's own included: the changes of a key in the order of
--- its versions, one callback of a listener at a time, each in a task of its own, so it may wait. `set`, `remove`, expiry
--- and `clear` are changes; `expire` and `persist` are none.
+-- its versions, one callback of a listener at a time, each in a task of its own, so it may wait. `set`, `remove`,
+-- expiry and `clear` are changes; `expire` and `persist` are none.
 --
 -- Who falls behind is not told everything: where more is waiting than the master keeps for a process that does not
 -- read, or this process for a callback that is slow, the later changes of a key become one, which says `gap` and comes
@@ -119,13 +119,20 @@ function listeners.changed(key, version, cause, bytes)
   end
 end
 
--- Registers the name with the master, once for all who listen for it here. @return true | nil, message, code
-local function register(name, key, prefix)
-  if name.ready then return true end
+-- Registers the name with the master, once for all who listen for it here. @return the name | nil, message, code
+local function register(key, prefix)
+  local name = names[prefix][key]
+  if not name then
+    name = { listeners = {}, ready = false }
+    names[prefix][key] = name
+  end
+  if name.ready then return name end
   local current = scheduler.current()
   if name.waiting then
     table.insert(name.waiting, current)
-    return scheduler.wait()
+    local ok, message, code = scheduler.wait()
+    if not ok then return nil, message, code end
+    return register(key, prefix) -- the others may have ended listening by now
   end
   name.waiting = {}
   local ok, message, code = request.complete(nil, native.listen(key, prefix))
@@ -133,7 +140,8 @@ local function register(name, key, prefix)
   if not ok then names[prefix][key] = nil end
   for _, task in ipairs(name.waiting) do scheduler.wake(task, ok and true, message, code) end
   name.waiting = nil
-  return ok and true, message, code
+  if not ok then return nil, message, code end
+  return name
 end
 
 -- The keys that are there now come first; what is changed meanwhile waits.
@@ -154,13 +162,8 @@ local function pushPresent(listener)
 end
 
 local function listen(key, fn, prefix, initial)
-  local name = names[prefix][key]
-  if not name then
-    name = { listeners = {}, ready = false }
-    names[prefix][key] = name
-  end
-  local ok, message, code = register(name, key, prefix)
-  if not ok then return nil, message, code end
+  local name, message, code = register(key, prefix)
+  if not name then return nil, message, code end
   local listener = setmetatable({
     name = key, prefix = prefix, fn = fn, queue = {}, first = 1, last = 0, latest = {}, known = {},
     busy = false, gone = false,
@@ -168,6 +171,7 @@ local function listen(key, fn, prefix, initial)
   table.insert(name.listeners, listener)
   scheduler.hold()
   if initial then
+    local ok
     ok, message, code = pushPresent(listener)
     if not ok then
       listeners.unlisten(listener)
@@ -184,8 +188,8 @@ end
 -- version are those of now, and version 0 is absence. It may wait. An error in it is uncaught.
 -- @tparam[opt] table options
 --
--- - `prefix`: true: listens for every key that begins with `key`, which may be empty then. A gap whose key is the prefix
---   itself says that any key that begins with it may have changed.
+-- - `prefix`: true: listens for every key that begins with `key`, which may be empty then. A gap whose key is the
+--   prefix itself says that any key that begins with it may have changed.
 -- - `initial`: true: first the present value is told, or each of those under the prefix, with the cause `"set"`
 -- @tparam[opt] function callback
 -- @return the listener, for `unlisten`
