@@ -55,8 +55,8 @@ end
 -- @tparam[opt] function callback
 -- @treturn string lockId
 -- @treturn ?string "abandoned": the last owner died, or lost its lease, without having released it
--- @return nil, message, code: `timeout`; `busy` (a timeout of 0); `deadlock` (it is this task's own, or its owner waits,
--- through others perhaps, for this task; the message names the cycle)
+-- @return nil, message, code: `timeout`; `busy` (a timeout of 0); `deadlock` (it is this task's own, or its owner
+-- waits, through others perhaps, for this task; the message names the cycle)
 -- @raise on an unknown option
 -- @usage local lockId = memory.getLock("report", { timeout = 1000 })
 -- @function getLock
@@ -163,8 +163,8 @@ end, scheduler.rest, settle)
 --- Who has a lock. (w)
 -- @tparam string key
 -- @tparam[opt] function callback
--- @treturn ?table `worker`, the id of the process that took it; `task`, the number of its task, nil for a request with a
--- callback; `lease`, the milliseconds that are left, nil without a lease; `waiting`, how many wait. nil: it is free.
+-- @treturn ?table `worker`, the id of the process that took it; `task`, the number of its task, nil for a request with
+-- a callback; `lease`, the milliseconds that are left, nil without a lease; `waiting`, how many wait. nil: it is free.
 -- @usage local info = memory.lockInfo("report")
 function locks.lockInfo(key, callback)
   check.key("lockInfo", key)
