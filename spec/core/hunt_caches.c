@@ -167,8 +167,8 @@ static void use_in_phases(struct hunt_self *self) {
     cm_lru_init(&lru, &self->store);
     uint64_t phase = 0, random = 11; /* the same in all of them */
     for (unsigned round = 0; round < shared->operations; round++) {
-        unsigned order[BLOCKS];
-        for (unsigned i = 0; i < BLOCKS; i++) {
+        unsigned order[BLOCKS] = {0};
+        for (unsigned i = 1; i < BLOCKS; i++) {
             size_t j = random_below(&random, i + 1);
             order[i] = order[j];
             order[j] = i;

@@ -514,6 +514,15 @@ static void a_late_hit_stamps_nobody_else(void **state) {
     close_world();
 }
 
+/* What is said to have pages behind it has. */
+static void check_backed(void) {
+    const struct cm_segment *segment = &world.stores.segment;
+    const struct cm_cache *cache = &segment->header->cache;
+    assert_true(cache->slots_used <= cache->slots_backed);
+    off_t start = (off_t)segment->layout.recency_at;
+    assert_true(lseek(segment->fd, start, SEEK_HOLE) >= start + (off_t)cache->slots_backed * 32);
+}
+
 static void slots_run_out_and_come_back(void **state) {
     (void)state;
     open_world(UINT64_C(1) << 20, &(struct cm_lru_options){0});
@@ -523,6 +532,7 @@ static void slots_run_out_and_come_back(void **state) {
         for (size_t n = 0; n < KEYS; n++) {
             turn(atomic_load(&now_ns) + 100);
             assert_int_equal(do_set(n, 10, 0), 0);
+            check_backed();
         }
         assert_int_equal(world.stats.entries, capacity);
         check_world();
