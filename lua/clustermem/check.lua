@@ -5,7 +5,9 @@ local refuse = require("clustermem.native").refuse
 
 local check = {}
 
+-- Of a key, and of a lock's name.
 local KEY_MAX_BYTES = 65535
+check.KEY_MAX_BYTES = KEY_MAX_BYTES
 
 local function describe(value)
   if type(value) == "string" then return ("a string of %d bytes"):format(#value) end

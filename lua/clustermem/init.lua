@@ -30,6 +30,7 @@ return {
 
   setLRU = lru.setLRU,
   getLRU = lru.getLRU,
+  fetchLRU = lru.fetchLRU,
   removeLRU = lru.removeLRU,
   clearLRU = lru.clearLRU,
   setLRUOptions = lru.setLRUOptions,

@@ -14,6 +14,7 @@ local native = require "clustermem.native"
 local check = require "clustermem.check"
 local request = require "clustermem.request"
 local scheduler = require "clustermem.scheduler"
+local locks = require "clustermem.locks"
 
 local lru = {}
 
@@ -62,6 +63,49 @@ end, scheduler.rest)
 -- @return nil, message, `nomemory`: no memory for the copy
 -- @usage local page = memory.getLRU("page:/")
 lru.getLRU = native.getLRU
+
+-- The lock of those who miss a key. A name that would be too long is cut: who misses such a key waits for those of the
+-- others that begin alike, too.
+local function nameOf(key)
+  return ("clustermem.fetchLRU:" .. key):sub(1, check.KEY_MAX_BYTES)
+end
+
+-- Gives what fn gave, once it is cached; what cannot be, the caller gets all the same.
+local function keep(key, options, value, ...)
+  if value ~= nil then lru.setLRU(key, value, options) end
+  return value, ...
+end
+
+local function fetch(key, fn, options)
+  local value, message, code = native.getLRU(key)
+  if value ~= nil or code then return value, message, code end
+  return locks.mutex(nameOf(key), function()
+    -- Whoever had the lock before has put it there.
+    value, message, code = native.getLRU(key)
+    if value ~= nil or code then return value, message, code end
+    return keep(key, options, fn())
+  end)
+end
+
+--- Gives a cached value, or makes it. (w) Of all who miss it at the same time, in whatever process, one runs the
+-- function and the others wait for its result. If that one raises or dies, the next of them runs it.
+-- @tparam string key
+-- @tparam function fn `fn() -> value`; it may wait. A value that is nil is not cached, nor one that the cache refuses
+-- (setLRU): the caller gets it, and the next one runs the function again.
+-- @tparam[opt] table options `maxAge`, as of setLRU
+-- @tparam[opt] function callback
+-- @return the value; if fn was run, what it returned, as it was
+-- @return nil, message, code: what fn returned; `deadlock`: fn waits for its own result
+-- @raise what fn raises, to the caller whose function it is; on an unknown option
+-- @usage local user = memory.fetchLRU("user:7", function() return load(7) end, { maxAge = 60000 })
+function lru.fetchLRU(key, fn, options, callback)
+  options, callback = check.trailing("fetchLRU", options, callback)
+  check.key("fetchLRU", key)
+  check.type("fetchLRU", "its second argument", fn, "function")
+  check.options("fetchLRU", options, { "maxAge" })
+  if options and options.maxAge ~= nil then options = { maxAge = checkAge("fetchLRU", options.maxAge) } end
+  return scheduler.perform("fetchLRU", callback, fetch, key, fn, options)
+end
 
 --- Removes an entry from the cache. (w)
 -- @tparam string key

@@ -416,3 +416,129 @@ describe("several workers in one cache", function()
     assert.equal(2, c:count("ok\n"))
   end)
 end)
+
+describe("fetchLRU", function()
+  before_each(clusters.watch)
+  after_each(clusters.finish)
+
+  it("runs the function once for 200 tasks on 4 workers, and all get what it gave", function()
+    local c = run(4, [[
+      meet "start"
+      local tasks = {}
+      for i = 1, 50 do
+        tasks[i] = task.spawn(function()
+          local value = memory.fetchLRU("page", function()
+            memory.increment "runs"
+            task.sleep(20)
+            return { "made", by = cluster.worker.id }
+          end)
+          assert(value[1] == "made")
+          memory.increment("by" .. value.by)
+        end)
+      end
+      for _, t in ipairs(tasks) do task.join(t) end
+      meet "end"
+      assert(memory.get "runs" == 1)
+      local given = 0
+      for id = 1, 4 do given = given + (memory.get("by" .. id) or 0) end
+      assert(given == 200)
+      assert(memory.lockInfo "clustermem.fetchLRU:page" == nil)
+      print "ok"
+    ]])
+    assert.equal(4, c:count("ok\n"))
+  end)
+
+  it("gives what is cached, and runs the function where it has gone", function()
+    assert.equal("ok\n", run(1, [[
+      local runs = 0
+      local function fn() runs = runs + 1 return runs end
+      assert(memory.fetchLRU("k", fn) == 1 and memory.fetchLRU("k", fn) == 1 and memory.getLRU("k") == 1)
+      memory.removeLRU("k")
+      assert(memory.fetchLRU("k", fn, { maxAge = 20 }) == 2)
+      while memory.getLRU("k") do task.sleep(1) end
+      assert(memory.fetchLRU("k", fn) == 3)
+      memory.setLRU("no", false)
+      assert(memory.fetchLRU("no", fn) == false and runs == 3)
+      local long = ("k"):rep(65535)
+      assert(memory.fetchLRU(long, fn) == 4 and memory.getLRU(long) == 4)
+      print(task.await(function(resume) memory.fetchLRU("back", fn, resume) end) == 5
+        and task.await(function(resume) memory.fetchLRU("back", fn, {}, resume) end) == 5 and "ok")
+    ]]).out)
+  end)
+
+  it("does not cache nil, a failure, or what the cache refuses, and gives them to the caller", function()
+    assert.equal("ok\n", run(1, [[
+      local runs = 0
+      for i = 1, 2 do
+        local value, message, code = memory.fetchLRU("k", function() runs = runs + 1 return nil, "gone", "notfound" end)
+        assert(value == nil and message == "gone" and code == "notfound" and runs == i)
+        assert(memory.fetchLRU("none", function() return nil end) == nil)
+        local large = memory.fetchLRU("large", function() return ("x"):rep(5000) end)
+        assert(#large == 5000 and memory.getLRU("large") == nil)
+      end
+      print "ok"
+    ]], "memory.setLRUOptions { maxBytes = 2000 }").out)
+  end)
+
+  it("lets an error reach its caller, and the next one who waits runs its function", function()
+    local c = run(2, [[
+      meet "start"
+      if cluster.worker.slot == 1 then
+        local ok, raised = pcall(memory.fetchLRU, "k", function()
+          memory.set("running", true)
+          while (memory.lockInfo "clustermem.fetchLRU:k").waiting < 2 do task.sleep(1) end
+          error({ "mine" })
+        end)
+        assert(not ok and raised[1] == "mine")
+        meet "end"
+      else
+        while not memory.get "running" do task.sleep(1) end
+        local function second() return memory.fetchLRU("k", function() memory.increment "runs" return "second" end) end
+        local other = task.spawn(function() assert(second() == "second") end)
+        assert(second() == "second")
+        task.join(other)
+        assert(memory.get "runs" == 1)
+        meet "end"
+      end
+      print "ok"
+    ]])
+    assert.equal(2, c:count("ok\n"))
+  end)
+
+  it("goes on when the process that runs the function is killed", function()
+    local c = clusters.run { workers = 1, "--restart", "never", boot = [[
+      local worker = cluster.fork { script = "victim.lua" }
+      while not memory.get "running" do task.sleep(1) end
+      task.spawn(function()
+        assert(memory.fetchLRU("k", function() return "second" end) == "second")
+        print "ok"
+      end)
+      while (memory.lockInfo "clustermem.fetchLRU:k").waiting < 1 do task.sleep(1) end
+      uv.kill(worker.pid, "sigkill")
+    ]], app = "", files = { ["victim.lua"] = [[
+      local memory, task = require "clustermem", require "clustermem.task"
+      memory.fetchLRU("k", function()
+        memory.set("running", true)
+        task.sleep(60000)
+      end)
+    ]] } }
+    assert.equal("ok\n", c.out, c.err)
+  end)
+
+  it("says so where the function waits for its own result, and refuses what it does not know", function()
+    assert.equal("ok\n", run(1, [[
+      local value, _, code = memory.fetchLRU("k", function()
+        local inner, message, word = memory.fetchLRU("k", function() return 1 end)
+        assert(inner == nil and #message > 0 and word == "deadlock")
+        return inner, message, word
+      end)
+      assert(value == nil and code == "deadlock")
+      for _, options in ipairs { { ttl = 1 }, { maxAge = -1 }, { maxAge = 1 << 40 }, 5 } do
+        local ok, message = pcall(memory.fetchLRU, "k", print, options)
+        assert(not ok and message:find("fetchLRU: "), message)
+      end
+      assert(not pcall(memory.fetchLRU, "k") and not pcall(memory.fetchLRU, "", print))
+      print "ok"
+    ]]).out)
+  end)
+end)
