@@ -82,13 +82,9 @@ int cm_lru_get(struct cm_lru *lru, struct cm_bytes key_bytes, struct cm_buf *buf
     const struct cm_segment *segment = participant->segment;
     struct cm_key key = cm_table_cache_key(segment, key_bytes);
     uint32_t flags = load_flags(cache_of(lru));
-    /* Before the look: should the generation have come round to the same number in between, this stamp is too
-     * old to count in the entry's successor. */
-    uint64_t now_ns = lru->clock_ns();
-    uint64_t stamp = new_stamp(lru, now_ns);
     struct cm_found found;
-    uint64_t left_tag = 0;
-    for (bool left = false;; left = true) {
+    uint64_t now_ns = 0, stamp = 0, left_tag = 0;
+    for (bool left = false;;) {
         int err = cm_table_get(participant, key, buf, &found);
         if (err)
             return err == CM_E_NOTFOUND ? miss(lru) : err;
@@ -97,17 +93,26 @@ int cm_lru_get(struct cm_lru *lru, struct cm_bytes key_bytes, struct cm_buf *buf
         /* It has left, though it is linked still; an evictor that has been stopped there delays nobody. */
         if ((left && tag == left_tag) || slot >= cm_recency_capacity(segment))
             return miss(lru);
-        left_tag = tag;
+        /* The entry must be there when the clock is read, or after: should its slot have been given away
+         * since, and the generation have come round to the same number, this stamp is too old to count there.
+         * A miss needs no clock. */
+        if (!now_ns) {
+            now_ns = lru->clock_ns();
+            stamp = new_stamp(lru, now_ns);
+            if (!cm_table_unchanged(&found))
+                continue;
+        }
         uint64_t word = cm_recency_word(segment, slot);
-        if (cm_recency_generation(word) != generation_of(tag))
-            continue;
-        if (is_past(expiry_of(flags, found.expires_ms, tag, word), now_ns / MS_NS)) {
+        bool here = cm_recency_generation(word) == generation_of(tag);
+        if (here && is_past(expiry_of(flags, found.expires_ms, tag, word), now_ns / MS_NS)) {
             if (!(flags & FLAG_STALE) || !take_stale(lru, key, tag, now_ns / MS_NS))
                 return miss(lru);
             break;
         }
-        if (cm_recency_touch(segment, slot, generation_of(tag), stamp))
+        if (here && cm_recency_touch(segment, slot, generation_of(tag), stamp))
             break;
+        left = true;
+        left_tag = tag;
     }
     *value = cm_buf_view(buf);
     count(lru, true);
@@ -145,53 +150,58 @@ static int append(struct cm_lru *lru, struct cm_key key, struct cm_bytes value, 
     return err;
 }
 
-/* Owns the key's group, with room in the cache for an entry of that many bytes there. CM_E_BUSY as evict;
+/* Makes room in the cache for an entry of that many bytes under the key: under the lock, where nobody else
+ * puts anything in or takes it out, so that a look without the group is exact. CM_E_BUSY as cm_cache_evict;
  * CM_E_TOOLARGE; CM_E_NOMEMORY. */
-static int enter_with_room(struct cm_lru *lru, struct cm_key key, uint64_t bytes, struct cm_section *section,
-                           struct cm_place *place) {
+static int make_room(struct cm_lru *lru, struct cm_key key, uint64_t bytes) {
     struct cm_participant *participant = lru->store->participant;
     struct cm_cache *cache = cache_of(lru);
     uint64_t most_bytes = load(&cache->most_bytes);
     if (bytes > most_bytes)
         return CM_E_TOOLARGE;
     unsigned tries = CM_CACHE_TRIES;
+    struct cm_found found;
+    bool there = true;
     for (;;) {
-        /* Before the section, in which there are no system calls. */
         bool full = load(&cache->entries) >= load(&cache->most_entries);
-        int err = full ? 0 : cm_recency_reserve(participant->segment);
-        if (err)
-            return err;
-        cm_table_enter(participant, key.hash, section);
-        bool found = cm_table_find(participant, section, key, place);
-        uint64_t replaced_bytes = found ? entry_bytes(lru, place->shape) : 0;
-        if ((found || !full) && load(&cache->bytes) - replaced_bytes <= most_bytes - bytes)
-            return 0;
-        /* It is not the one to give way. */
-        if (found) {
-            uint64_t tag = cm_record_version(place->record);
-            cm_recency_touch(participant->segment, slot_of(tag), generation_of(tag), lru->stamp);
+        if (!full && load(&cache->bytes) <= most_bytes - bytes)
+            return cm_recency_reserve(participant->segment);
+        uint64_t replaced_bytes = 0;
+        /* Again only if it was there, and may have gone meanwhile. */
+        if (there)
+            there = cm_table_get(participant, key, NULL, &found) == 0;
+        if (there) {
+            replaced_bytes = cm_append_bytes(participant->segment, key.bytes.len, found.value_len);
+            if (load(&cache->bytes) - replaced_bytes <= most_bytes - bytes)
+                return 0;
+            /* It is not the one to give way. */
+            cm_recency_touch(participant->segment, slot_of(found.version), generation_of(found.version),
+                             lru->stamp);
         }
-        cm_section_leave(section);
         uint64_t freed_bytes = 0;
-        err = cm_cache_evict(lru, &tries, &freed_bytes);
+        int err = cm_cache_evict(lru, &tries, &freed_bytes);
         if (err)
             return err;
     }
 }
 
-/* Links the entry at the offset, whose key's group is owned. Leaves. */
+/* Links the entry at the offset, for which there is room. */
 static void link_entry(struct cm_lru *lru, struct cm_key key, uint64_t bytes, uint64_t max_age_ms,
-                       uint64_t now_ns, struct cm_section *section, const struct cm_place *place,
-                       uint64_t offset) {
-    struct cm_segment *segment = lru->store->participant->segment;
+                       uint64_t now_ns, uint64_t offset) {
+    struct cm_participant *participant = lru->store->participant;
+    struct cm_segment *segment = participant->segment;
     struct cm_cache *cache = cache_of(lru);
+    struct cm_section section;
+    struct cm_place place;
+    cm_table_enter(participant, key.hash, &section);
+    cm_table_find(participant, &section, key, &place);
     if (max_age_ms == CM_LRU_DEFAULT_AGE)
         max_age_ms = atomic_load_explicit(&cache->max_age_ms, memory_order_relaxed);
     uint32_t slot;
-    if (place->record) {
+    if (place.record) {
         /* The slot is kept: a hit that is on its way counts for the new value too. */
-        slot = slot_of(cm_record_version(place->record));
-        add(&cache->bytes, bytes - entry_bytes(lru, place->shape));
+        slot = slot_of(cm_record_version(place.record));
+        add(&cache->bytes, bytes - entry_bytes(lru, place.shape));
         cm_recency_touch(segment, slot, cm_recency_generation(cm_recency_word(segment, slot)), lru->stamp);
     } else {
         slot = cm_recency_take(segment, key.hash, lru->stamp);
@@ -203,9 +213,9 @@ static void link_entry(struct cm_lru *lru, struct cm_key key, uint64_t bytes, ui
     cm_record_set_expiry(record, max_age_ms ? now_ns / MS_NS + max_age_ms : 0);
     cm_record_set_tag(record, tag_of(max_age_ms, generation, slot));
     CM_FAULT("cache-linking");
-    cm_table_link(lru->store->participant, section, place, offset);
+    cm_table_link(participant, &section, &place, offset);
     CM_FAULT("cache-linked");
-    if (!place->record)
+    if (!place.record)
         cm_recency_push(segment, slot);
 }
 
@@ -221,15 +231,13 @@ int cm_lru_set(struct cm_lru *lru, struct cm_bytes key_bytes, struct cm_bytes va
     int err = append(lru, key, value, &offset);
     if (err)
         return err;
-    struct cm_section section;
-    struct cm_place place;
     uint64_t now_ns;
     do {
         cm_cache_lock(lru);
         /* Now that nobody else puts anything in, so the stamps of what is put in are in the order of that. */
         now_ns = lru->clock_ns();
         new_stamp(lru, now_ns);
-        err = enter_with_room(lru, key, bytes, &section, &place);
+        err = make_room(lru, key, bytes);
         if (err)
             cm_cache_unlock(lru);
     } while (err == CM_E_BUSY);
@@ -237,7 +245,7 @@ int cm_lru_set(struct cm_lru *lru, struct cm_bytes key_bytes, struct cm_bytes va
         cm_append_rewind(participant);
         return err;
     }
-    link_entry(lru, key, bytes, max_age_ms, now_ns, &section, &place, offset);
+    link_entry(lru, key, bytes, max_age_ms, now_ns, offset);
     cm_cache_unlock(lru);
     cm_append_commit(participant);
     return 0;

@@ -153,6 +153,13 @@ int cm_recency_oldest(struct cm_segment *segment, unsigned *tries, uint32_t *slo
     }
 }
 
+bool cm_recency_first(const struct cm_segment *segment, uint32_t *slot) {
+    bool any = segment->header->cache.heaped;
+    if (any)
+        *slot = slot_at(segment, 0);
+    return any;
+}
+
 bool cm_recency_last(const struct cm_segment *segment, uint32_t *slot) {
     uint32_t heaped = segment->header->cache.heaped;
     if (heaped)

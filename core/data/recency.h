@@ -45,6 +45,8 @@ uint64_t cm_recency_hash(const struct cm_segment *segment, uint32_t slot);
 /* The slot that nobody has used for the longest, and the stamp that says so. CM_E_NOTFOUND: the heap is
  * empty. CM_E_BUSY: *tries, of which each slot that turns out to have been used takes one, has come to 0. */
 int cm_recency_oldest(struct cm_segment *segment, unsigned *tries, uint32_t *slot, uint64_t *stamp);
+/* The slot at the heap's top: the next to be looked at. */
+bool cm_recency_first(const struct cm_segment *segment, uint32_t *slot);
 /* Any slot of the heap, the one that is the cheapest to take out. */
 bool cm_recency_last(const struct cm_segment *segment, uint32_t *slot);
 

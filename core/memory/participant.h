@@ -31,7 +31,7 @@ struct cm_participant {
     struct cm_appender appender;
     uint64_t *pieces; /* of the long value being read: the fragments' offsets */
     size_t pieces_room;
-    uint32_t inserts; /* since it last rang for growth */
+    uint32_t inserts; /* less what it removed, since it last rang for growth */
     uint32_t claims;  /* of chunks */
     uint32_t waits;   /* of the section being entered */
     uint32_t tries;   /* of the last read; for the tests */

@@ -18,14 +18,21 @@ static bool unchanged(const struct cm_group *group, uint64_t sequence) {
     return cm_word_sequence(load(&group->word)) == sequence;
 }
 
-static void note_found(const struct cm_place *place, struct cm_found *found) {
+static void note_found(const struct cm_place *place, const struct cm_group *group, uint64_t sequence,
+                       struct cm_found *found) {
     enum cm_kind kind = place->shape.kind;
     *found = (struct cm_found){.kind = kind == CM_KIND_LONG ? CM_KIND_BYTES : kind,
                                .version = load(&place->record->version),
                                .expires_ms = load(&place->record->expires_ms),
-                               .value_len = place->shape.value_len};
+                               .value_len = place->shape.value_len,
+                               .group = group,
+                               .sequence = sequence};
     if (cm_kind_is_number(kind))
         found->number = load(place->record->payload);
+}
+
+bool cm_table_unchanged(const struct cm_found *found) {
+    return unchanged(found->group, found->sequence);
 }
 
 /* --- long values: copied at leisure, while hazards name their chunks --- */
@@ -145,7 +152,7 @@ static int try_get(struct cm_participant *participant, struct cm_key key, struct
         return CM_E_CONFLICT;
     if (result == LOOK_ABSENT)
         return unchanged(group, sequence) ? CM_E_NOTFOUND : CM_E_CONFLICT;
-    note_found(&place, found);
+    note_found(&place, group, sequence, found);
     if (value && !cm_kind_is_number(place.shape.kind)) {
         if (place.shape.value_len > COPIED_BYTES)
             return copy_long(participant, group, sequence, &place, value);
@@ -173,7 +180,7 @@ static int get_as_owner(struct cm_participant *participant, struct cm_key key, s
         cm_section_leave(&section);
         return CM_E_NOTFOUND;
     }
-    note_found(&place, found);
+    note_found(&place, group_in(participant->segment, &section), section.sequence, found);
     bool copies = value && !cm_kind_is_number(place.shape.kind);
     if (!copies || place.shape.value_len <= COPIED_BYTES) {
         if (copies)

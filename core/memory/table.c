@@ -57,6 +57,13 @@ bool cm_table_find(struct cm_participant *participant, const struct cm_section *
     return false;
 }
 
+void cm_table_prefetch(const struct cm_segment *segment, uint64_t hash) {
+    const struct cm_record *record =
+        cm_record_at(segment, load(chain_of(&segment->groups[index_of(segment, hash)], hash)));
+    if (record)
+        __builtin_prefetch(record);
+}
+
 bool cm_table_find_tag(struct cm_participant *participant, const struct cm_section *section, uint64_t hash,
                        uint64_t tag, uint64_t mask, struct cm_place *place) {
     place->link = chain_of(group_in(participant->segment, section), hash);
@@ -190,6 +197,8 @@ uint64_t cm_table_unlink(struct cm_participant *participant, struct cm_section *
     cm_section_publish(participant, section);
     retire(participant, place);
     count_entry(participant, -1);
+    if (participant->inserts)
+        participant->inserts--; /* who replaces what it removes makes nothing grow */
     cm_section_leave(section);
     return section->sequence;
 }

@@ -32,6 +32,8 @@ struct cm_found {
     uint64_t version;    /* or tag */
     uint64_t expires_ms; /* 0: never. Whether that is past is the caller's to see */
     size_t value_len;
+    const struct cm_group *group; /* for cm_table_unchanged */
+    uint64_t sequence;
 };
 
 /* Reads the entry of that key, expired or not, and copies a value that is no number to `value`, whose
@@ -39,6 +41,9 @@ struct cm_found {
  * Never waits, but for a group in the hands of who is writing all the time. */
 int cm_table_get(struct cm_participant *participant, struct cm_key key, struct cm_buf *value,
                  struct cm_found *found);
+
+/* Whether what was read is the present state still, as long as nothing has changed in its whole group. */
+bool cm_table_unchanged(const struct cm_found *found);
 
 /* A walk over all entries, one group for each step, in the order of the hashes' reversed bits, in which a
  * split only halves an interval: so an entry that is there from the beginning to the end is met exactly once.
@@ -71,6 +76,8 @@ void cm_table_enter(struct cm_participant *participant, uint64_t hash, struct cm
 bool cm_table_try(struct cm_participant *participant, uint64_t hash, struct cm_section *section);
 bool cm_table_find(struct cm_participant *participant, const struct cm_section *section, struct cm_key key,
                    struct cm_place *place);
+/* Tells the processor that the entry of that hash will be looked at soon. Needs no section. */
+void cm_table_prefetch(const struct cm_segment *segment, uint64_t hash);
 /* The cached entry of that hash whose tag has these bits. */
 bool cm_table_find_tag(struct cm_participant *participant, const struct cm_section *section, uint64_t hash,
                        uint64_t tag, uint64_t mask, struct cm_place *place);

@@ -541,7 +541,7 @@ static void test_stops(void **state) {
 static void stop_evicting(struct hunt_self *self) {
     struct cm_lru lru;
     cm_lru_init(&lru, &self->store);
-    cm_fault_arm("group-taken", 2, CM_FAULT_STOP); /* the first is the new key's, the second the oldest's */
+    cm_fault_arm("group-taken", 1, CM_FAULT_STOP); /* the group of what is the oldest */
     set(&lru, NEW, 100, 2, 0);
 }
 
