@@ -404,7 +404,9 @@ static void is_another_name_space(void **state) {
     while (cursor);
     assert_int_equal(met, 1);
     do
-        assert_int_equal(cm_store_clear(store, (struct cm_bytes){0}, &cursor, 100, &(struct cm_store_clearing){0}, &removed), 0);
+        assert_int_equal(cm_store_clear(store, (struct cm_bytes){0}, &cursor, 100,
+                                        &(struct cm_store_clearing){0}, &removed),
+                         0);
     while (cursor);
     assert_int_equal(removed, 1);
     struct cm_store_stats stats;

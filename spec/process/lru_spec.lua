@@ -80,7 +80,7 @@ describe("the cache", function()
       math.randomseed(7)
       local used, count, clock = {}, 0, 0
       memory.increment("turn", 0)
-      for turn = 0, 3999 do
+      for turn = 0, 499 do
         local key, gets, who = "k" .. math.random(60), math.random(3) > 1, math.random(WORKERS)
         local mine = who == cluster.worker.slot
         while mine and memory.get("turn") < turn do task.sleep(0) end
