@@ -4,8 +4,8 @@ local clusters = require "clusters"
 -- Helpers of the scripts: raw bytes as a frame, and their way to the master.
 local raw = [[
   local ops = {
-    set = 1, remove = 2, increment = 3, setMany = 4, expire = 5, fork = 16, shutdown = 17, online = 32, failed = 33,
-    init = 48, stop = 49,
+    set = 1, remove = 2, increment = 3, setMany = 4, expire = 5, lock = 6, unlock = 7, renew = 8, info = 9,
+    fork = 16, shutdown = 17, online = 32, failed = 33, init = 48, stop = 49,
   }
   local function frame(op, payload, id, flags, zero, length)
     payload = payload or ""
@@ -19,8 +19,13 @@ local raw = [[
   end
   local function key(text) return string.pack("<s4", text) end
   local ttl = ("\0"):rep(8) -- for ever
+  -- No condition: flags, version, ttl, and a fence.
+  local change = ("\0"):rep(1 + 8 + 8) .. ("\0"):rep(8 + 4)
   -- A whole request to set, of an encoded value.
-  local function set(name, value) return frame("set", key(name) .. key(value) .. ("\0"):rep(1 + 8 + 8 + 8 + 4)) end
+  local function set(name, value) return frame("set", key(name) .. key(value) .. change) end
+  -- Requests of locks: a lockId, and what is behind the key of a getLock.
+  local function lockId(token, slot) return string.pack("<I8I4", token, slot) end
+  local function asked(flags, timeout, lease) return string.pack("<I8BI8I8", 1, flags, timeout, lease) end
 ]]
 
 -- Waits for what is sent last to be there. The loop must not turn: it would meet replies that nobody has asked for.
@@ -100,7 +105,21 @@ describe("bytes that are no frame", function()
     { "an empty key", 'frame("set", key "" .. key "v")' },
     { "a key over 65,535 bytes", 'frame("expire", key(("k"):rep(65536)) .. ttl)' },
     { "something behind the payload's end", 'frame("expire", key "k" .. ttl .. "x")' },
-    { "something behind a removal's end", 'frame("remove", key "k" .. ("\\0"):rep(1 + 8 + 8 + 1))' },
+    { "something behind a removal's end", 'frame("remove", key "k" .. change .. "x")' },
+    { "a change without its fence", 'frame("remove", key "k" .. change:sub(1, -13))' },
+    { "a getLock of an empty key", 'frame("lock", key "" .. asked(0, 0, 0))' },
+    { "a getLock with an unknown flag", 'frame("lock", key "k" .. asked(2, 0, 0))' },
+    { "a getLock with a timeout over the greatest", 'frame("lock", key "k" .. asked(0, (1 << 53) + 1, 0))' },
+    { "a getLock with a lease over the greatest", 'frame("lock", key "k" .. asked(0, 0, (1 << 53) + 1))' },
+    { "a getLock that ends before its lease", 'frame("lock", key "k" .. asked(0, 0, 0):sub(1, -2))' },
+    { "a getLock as a notice", 'frame("lock", key "k" .. asked(0, 0, 0), 0)' },
+    { "a releaseLock without a lockId", 'frame("unlock", key "k")' },
+    { "a releaseLock of a token over 60 bits", 'frame("unlock", key "k" .. lockId(-1, 0))' },
+    { "a releaseLock of a slot that there is not", 'frame("unlock", key "k" .. lockId(1, 0xffffffff))' },
+    { "something behind a releaseLock's end", 'frame("unlock", key "k" .. lockId(1, 0) .. "x")' },
+    { "a renewLock with a lease over the greatest", 'frame("renew", key "k" .. lockId(1, 0) .. ("\\255"):rep(8))' },
+    { "something behind a lockInfo's end", 'frame("info", key "k" .. "x")' },
+    { "a lockInfo of a key over 65,535 bytes", 'frame("info", key(("k"):rep(65536)))' },
     { "process 0's operation fork", 'frame("fork", string.pack("<I4s4I4", 1, "app.lua", 0))' },
     { "process 0's operation shutdown", 'frame("shutdown")' },
     { "a request as a notice", 'frame("expire", key "k" .. ttl, 0)' },
