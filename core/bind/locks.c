@@ -52,7 +52,8 @@ static int native_lock(lua_State *L) {
         cm_short_push_done(L, vm);
         return 1 + push_grant(L, &grant);
     }
-    if (err == CM_E_BUSY && timeout_ms == 0)
+    /* Unless a release of this process is on its way to the master: then that is asked, behind it. */
+    if (err == CM_E_BUSY && timeout_ms == 0 && !vm->forwarded)
         return push_failure(L, err);
     struct cm_writer *writer = begin(vm, CM_OP_LOCK, key);
     if (writer) {
@@ -120,7 +121,7 @@ static int native_lock_info(lua_State *L) {
 /* --- short forms: see bind/short --- */
 
 static bool is_short_of(lua_State *L, struct cm_vm *vm, struct cm_bytes *key, uint64_t *task) {
-    return is_key(L, 1, key) && cm_short_may(L, vm, task);
+    return is_key(L, 1, key) && cm_short_may(L, vm, task, NULL);
 }
 
 /* getLock(key) */
@@ -230,7 +231,10 @@ static int short_mutex(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
     struct cm_bytes key;
     uint64_t task;
-    if (lua_gettop(L) != 2 || lua_type(L, 2) != LUA_TFUNCTION || !is_short_of(L, vm, &key, &task))
+    bool own;
+    /* When one of the script's own coroutines raises, Lua does not close what is open there. */
+    if (lua_gettop(L) != 2 || lua_type(L, 2) != LUA_TFUNCTION || !is_key(L, 1, &key) ||
+        !cm_short_may(L, vm, &task, &own) || !own)
         return cm_short_long(L);
     struct guard *guard = push_guard(L, vm);
     lua_toclose(L, GUARD);

@@ -16,7 +16,7 @@ int cm_short_long(lua_State *L) {
     return give_all(L, LUA_OK, 0);
 }
 
-bool cm_short_may(lua_State *L, struct cm_vm *vm, uint64_t *task) {
+bool cm_short_may(lua_State *L, struct cm_vm *vm, uint64_t *task, bool *own) {
     if (vm->detached || !lua_isyieldable(L))
         return false;
     lua_rawgeti(L, LUA_REGISTRYINDEX, vm->context);
@@ -26,6 +26,11 @@ bool cm_short_may(lua_State *L, struct cm_vm *vm, uint64_t *task) {
     if (may && task) {
         lua_getfield(L, -1, "id");
         *task = (uint64_t)lua_tointeger(L, -1);
+        lua_pop(L, 1);
+    }
+    if (may && own) {
+        lua_getfield(L, -1, "co");
+        *own = lua_tothread(L, -1) == L;
         lua_pop(L, 1);
     }
     lua_pop(L, 2);

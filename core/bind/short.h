@@ -14,8 +14,9 @@ enum { CM_SHORT_LONG = 1, CM_SHORT_REST, CM_SHORT_OK };
 int cm_short_long(lua_State *L);
 
 /* Whether the caller may wait (scheduler.mayWait) in a process of the cluster. Only then an operation may be
- * done here: it must not depend on the moment whether a call is right. `task` (or NULL) is its number. */
-bool cm_short_may(lua_State *L, struct cm_vm *vm, uint64_t *task);
+ * done here: it must not depend on the moment whether a call is right. `task` (or NULL) is its number, and
+ * `own` (or NULL) whether this is the task's own coroutine, none of the script's. */
+bool cm_short_may(lua_State *L, struct cm_vm *vm, uint64_t *task, bool *own);
 
 /* Gives what has been pushed behind the `arguments`; now and then after a turn of the loop. */
 int cm_short_finish(lua_State *L, struct cm_vm *vm, int arguments);

@@ -118,8 +118,13 @@ end, scheduler.rest)
 -- A lock that is had until the end of a block, however that ends.
 local Guard = {}
 
+local function nothing() end
+
+-- In the midst of an error, or where a coroutine is closed: nobody waits for the answer, if it is the master's.
 function Guard.__close(guard)
-  if guard.lockId then request.complete(nil, native.unlock(guard.key, guard.lockId)) end
+  local lockId = guard.lockId
+  guard.lockId = nil
+  if lockId then request.onReply(nothing, native.unlock(guard.key, lockId)) end
 end
 
 -- Releases a lock, and gives the results of what was done if it has been had all the time.
@@ -136,10 +141,20 @@ local function give(guard, ...)
   return settle(guard.key, lockId, ...)
 end
 
+local function giveOrRaise(guard, ok, ...)
+  if ok then return give(guard, ...) end
+  Guard.__close(guard)
+  error((...), 0)
+end
+
+-- Lua closes what a coroutine has open when it raises only if somebody closes the coroutine; so in the script's own
+-- ones the error is caught on its way. In a task's it is not, for the sake of the traceback.
 local function mutex(key, fn, timeout, lease, fair)
-  local lockId, how, code = request.complete(nil, native.lock(key, scheduler.current().id, timeout, lease, fair))
+  local task = scheduler.current()
+  local lockId, how, code = request.complete(nil, native.lock(key, task.id, timeout, lease, fair))
   if not lockId then return nil, how, code end
   local guard <close> = setmetatable({ key = key, lockId = lockId }, Guard)
+  if task.co ~= coroutine.running() then return giveOrRaise(guard, pcall(fn, lockId, how)) end
   return give(guard, fn(lockId, how))
 end
 
