@@ -286,6 +286,7 @@ describe("no deadlock is", function()
         return "gave up"
       end)
     end)
+    waitUntil("its first lock", function() return memory.lockInfo(a) end)
     waitUntil("the cycle", function() return select(3, memory.getLock(a, { timeout = 1 })) == "deadlock" end)
     over = true
     assert.equal("gave up", task.join(impatient))
