@@ -276,22 +276,32 @@ int cm_lockq_renew(struct cm_lockq *queue, uint32_t seat, struct cm_bytes key, s
     return holds ? 0 : CM_E_NOTOWNER;
 }
 
-int cm_lockq_info(struct cm_lockq *queue, struct cm_bytes key, struct cm_lock_info *info) {
+/* 0, CM_E_NOTFOUND, or CM_LOCK_ASK: it is held, but its lease is over. */
+static int read_info(struct cm_lockq *queue, struct cm_hash128 name, struct cm_lock_info *info) {
     struct cm_lock_entry space;
-    struct cm_lock_entry *entry =
-        cm_lockname_take_or(queue, cm_lock_name(queue->master->segment, key), &space);
+    struct cm_lock_entry *entry = cm_lockname_take_or(queue, name, &space);
     struct cm_section section;
     struct cm_lock *lock = cm_lockname_enter(queue, entry, false, &section);
+    bool held = lock && cm_lock_token(cm_word_load(&lock->state));
     uint64_t now_ms = queue->clock_ms();
-    uint64_t deadline_ms = lock ? cm_word_load(&lock->deadline_ms) : 0;
-    bool held = lock && cm_lock_token(cm_word_load(&lock->state)) && (!deadline_ms || deadline_ms > now_ms);
+    uint64_t deadline_ms = held ? cm_word_load(&lock->deadline_ms) : 0;
+    bool over = deadline_ms && deadline_ms <= now_ms;
     if (held)
         *info = (struct cm_lock_info){.seat = (uint32_t)cm_word_load(&lock->owner),
                                       .task = cm_word_load(&lock->task),
-                                      .lease_ms = deadline_ms ? deadline_ms - now_ms : 0,
+                                      .lease_ms = deadline_ms && !over ? deadline_ms - now_ms : 0,
                                       .waiting = entry->waiting};
     cm_section_leave(&section);
-    return held ? 0 : CM_E_NOTFOUND;
+    return !held ? CM_E_NOTFOUND : over ? CM_LOCK_ASK : 0;
+}
+
+/* What is over ends here, or its owner could renew what has been called free. */
+int cm_lockq_info(struct cm_lockq *queue, struct cm_bytes key, struct cm_lock_info *info) {
+    struct cm_hash128 name = cm_lock_name(queue->master->segment, key);
+    int err = read_info(queue, name, info);
+    if (err == CM_LOCK_ASK && cm_revocation_end_lease(queue, name))
+        err = read_info(queue, name, info);
+    return err == 0 ? 0 : CM_E_NOTFOUND;
 }
 
 /* --- fences of others --- */

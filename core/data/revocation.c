@@ -49,8 +49,7 @@ bool cm_revocation_end(struct cm_lockq *queue, struct cm_lock_entry *entry) {
 
 /* --- leases --- */
 
-/* Takes the lock of that name away if its lease is over. False: without memory. */
-static bool end_lease(struct cm_lockq *queue, struct cm_hash128 name) {
+bool cm_revocation_end_lease(struct cm_lockq *queue, struct cm_hash128 name) {
     struct cm_lock_entry *entry = cm_lockname_take(queue, name);
     if (!entry)
         return false;
@@ -66,7 +65,7 @@ static void check_lease(struct cm_lockq *queue, const struct cm_lock *lock, uint
     if (!cm_lock_token(cm_word_load(&lock->state)) || !deadline_ms)
         return;
     struct cm_hash128 name = {cm_word_load(&lock->name[0]), cm_word_load(&lock->name[1])};
-    if (deadline_ms > now_ms || !end_lease(queue, name))
+    if (deadline_ms > now_ms || !cm_revocation_end_lease(queue, name))
         cm_lock_note_lease(queue->master->segment, deadline_ms);
 }
 

@@ -12,4 +12,7 @@ bool cm_revocation_begin(struct cm_lockq *queue, struct cm_lock_entry *entry, ui
 /* False: somebody may still be in the midst of what the lock allowed. */
 bool cm_revocation_end(struct cm_lockq *queue, struct cm_lock_entry *entry);
 
+/* Takes the lock of that name away if its lease is over. False: without memory. */
+bool cm_revocation_end_lease(struct cm_lockq *queue, struct cm_hash128 name);
+
 #endif
