@@ -243,12 +243,26 @@ int cm_lockq_request(struct cm_lockq *queue, const struct cm_lock_request *reque
     return err;
 }
 
+/* In the section of the entry's lock: whether this is it, and held so. */
+static bool is_held_as(const struct cm_lockq *queue, const struct cm_lock_entry *entry,
+                       const struct cm_lock *lock, struct cm_lock_id id) {
+    return lock && id.token && cm_lock_token(cm_word_load(&lock->state)) == id.token &&
+           cm_lockname_id(queue, entry, lock, id.token).slot == id.slot;
+}
+
+static bool revoke(struct cm_lockq *queue, struct cm_lock_entry *entry, struct cm_lock_id id) {
+    struct cm_section section;
+    bool held = is_held_as(queue, entry, cm_lockname_enter(queue, entry, false, &section), id);
+    cm_section_leave(&section);
+    return held && cm_revocation_begin(queue, entry, id.token, 0);
+}
+
 int cm_lockq_release(struct cm_lockq *queue, struct cm_lock_asker asker, struct cm_bytes key,
                      struct cm_lock_id id) {
     struct cm_lock_entry *entry = cm_lockname_take(queue, cm_lock_name(queue->master->segment, key));
     if (!entry)
         return CM_E_NOMEMORY;
-    if (id.token && !entry->revoking && cm_revocation_begin(queue, entry, id.token, 0)) {
+    if (!entry->revoking && revoke(queue, entry, id)) {
         entry->releaser = asker;
         cm_lockq_settle(queue, entry);
     } else {
@@ -265,8 +279,7 @@ int cm_lockq_renew(struct cm_lockq *queue, uint32_t seat, struct cm_bytes key, s
         cm_lockname_take_or(queue, cm_lock_name(queue->master->segment, key), &space);
     struct cm_section section;
     struct cm_lock *lock = cm_lockname_enter(queue, entry, false, &section);
-    bool holds = lock && id.token && cm_lock_token(cm_word_load(&lock->state)) == id.token &&
-                 cm_word_load(&lock->owner) == seat;
+    bool holds = is_held_as(queue, entry, lock, id) && cm_word_load(&lock->owner) == seat;
     uint64_t deadline_ms = deadline_in(queue, lease_ms);
     if (holds)
         cm_word_store(&lock->deadline_ms, deadline_ms);
@@ -310,7 +323,7 @@ int cm_lockq_info(struct cm_lockq *queue, struct cm_bytes key, struct cm_lock_in
 static struct cm_lock_entry *find_kept(const struct cm_lockq *queue, struct cm_lock_id id) {
     CM_LIST_EACH(link, &queue->kept) {
         struct cm_lock_entry *entry = CM_LIST_ITEM(link, struct cm_lock_entry, kept_link);
-        if (cm_lock_token(cm_word_load(&entry->own.state)) == id.token)
+        if (is_held_as(queue, entry, &entry->own, id))
             return entry;
     }
     return NULL;

@@ -213,6 +213,14 @@ describe("tryLock, renewLock, releaseLock and lockInfo", function()
       assert.equal("notowner", code(memory.releaseLock(key, text)), text)
       assert.equal("notowner", code(memory.renewLock(key, text, 5)), text)
     end
+    for difference = -20, 20 do
+      local near = tostring(math.tointeger(id) + difference)
+      if difference ~= 0 then
+        assert.equal("notowner", code(memory.releaseLock(key, near)), difference)
+        assert.equal("notowner", code(memory.renewLock(key, near, 5)), difference)
+        assert.equal("notowner", code(memory.set("k", 1, { fence = near })), difference)
+      end
+    end
     assert.is_true(memory.lockInfo(key).lease > 50000)
     assert.equal("notowner", code(memory.releaseLock(other, id)))
     assert.equal("busy", code(memory.tryLock(other)))
