@@ -83,6 +83,8 @@ struct cm_lock *cm_lockname_enter(struct cm_lockq *queue, struct cm_lock_entry *
     cm_word_store(&bucket->overflow, cm_word_load(&bucket->overflow) + 1);
     cm_list_append(&queue->kept, &entry->kept_link);
     entry->kept = true;
+    cm_word_store(&entry->own.name[0], entry->name.low);
+    cm_word_store(&entry->own.name[1], entry->name.high);
     return &entry->own;
 }
 
@@ -128,6 +130,14 @@ void cm_lockname_sift_marks(struct cm_lockq *queue) {
         check_mark(queue, &queue->marks[i], true);
     memmove(queue->marks, queue->marks + over, (kept - over) * sizeof *queue->marks);
     queue->marks_count = kept - over;
+    /* A death may have brought many at once. */
+    if (queue->marks_room > 4 * queue->marks_most) {
+        struct cm_lock_mark *marks = realloc(queue->marks, 2 * queue->marks_most * sizeof *marks);
+        if (marks) {
+            queue->marks = marks;
+            queue->marks_room = 2 * queue->marks_most;
+        }
+    }
 }
 
 bool cm_lockname_number_mark(struct cm_lockq *queue, struct cm_lock *lock) {

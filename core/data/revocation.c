@@ -83,6 +83,7 @@ void cm_lockq_end_leases(struct cm_lockq *queue) {
     CM_LIST_EACH(link, &queue->kept) {
         check_lease(queue, &CM_LIST_ITEM(link, struct cm_lock_entry, kept_link)->own, now_ms);
     }
+    cm_lockname_sift_marks(queue);
 }
 
 /* --- the dead --- */
@@ -111,7 +112,6 @@ static void release_of_dead(struct cm_lockq *queue, struct cm_lock *lock, uint32
 }
 
 void cm_lockq_drop_owner(struct cm_lockq *queue, uint32_t seat) {
-    cm_lockname_sift_marks(queue);
     const struct cm_segment *segment = queue->master->segment;
     for (uint32_t i = 0; i < segment->layout.lock_buckets; i++) {
         for (int j = 0; j < CM_LOCKS_IN_BUCKET; j++)
@@ -121,4 +121,6 @@ void cm_lockq_drop_owner(struct cm_lockq *queue, uint32_t seat) {
         struct cm_lock_entry *entry = CM_LIST_ITEM(link, struct cm_lock_entry, kept_link);
         release_of_dead(queue, &entry->own, entry->bucket, seat);
     }
+    /* Now, for nobody may look again until the next death. */
+    cm_lockname_sift_marks(queue);
 }
