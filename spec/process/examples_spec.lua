@@ -15,9 +15,16 @@ describe("the example", function()
   end
   table.sort(names)
 
-  it("counter.lua and hello.lua are there", function()
-    assert.truthy(table.concat(names, " "):find("counter.lua", 1, true))
-    assert.truthy(table.concat(names, " "):find("hello.lua", 1, true))
+  it("counter.lua, hello.lua and mutex.lua are there", function()
+    for _, name in ipairs { "counter.lua", "hello.lua", "mutex.lua" } do
+      assert.truthy(table.concat(names, " "):find(name, 1, true))
+    end
+  end)
+
+  it("mutex.lua counts every increment of all its workers", function()
+    local c = clusters.run { args = { "-w", "3", folder .. "/mutex.lua" } }
+    assert.equal(3, c:count("and 1000 of that are mine\n"), c.out)
+    assert.matches("the counter is at 3000, ", c.out)
   end)
 
   for _, name in ipairs(names) do
