@@ -83,7 +83,7 @@ static void go_on(struct cm_sweep *sweep, struct cm_participant *master, uint64_
 bool cm_expiry_sweep(struct cm_sweep *sweep, struct cm_participant *master, uint64_t now_ms,
                      unsigned records) {
     while (records) {
-        if (sweep->chunk >= master->segment->layout.chunks) {
+        if (sweep->chunk >= cm_chunk_reached(master->segment)) {
             sweep->chunk = 0;
             return false;
         }

@@ -58,6 +58,15 @@ static void hint_claimed(struct cm_segment *segment, uint32_t index) {
 
 /* --- transitions --- */
 
+/* Before the swap that makes it more than a free hole; that releases it. */
+static void reach(struct cm_segment *segment, uint32_t index) {
+    _Atomic uint32_t *reached = &segment->header->reached;
+    uint32_t was = atomic_load_explicit(reached, memory_order_relaxed);
+    while (index >= was && !atomic_compare_exchange_weak_explicit(
+                               reached, &was, index + 1, memory_order_release, memory_order_relaxed)) {
+    }
+}
+
 /* `from` has been loaded with acquire: whatever made the chunk what it is, unlinking included, has happened
  * before. Then a full fence, then the look at the hazards. A reader stores its hazard, fences fully, and
  * looks at its group's sequence again: either this look sees the hazard, or that look sees that the entry was
@@ -97,6 +106,7 @@ static int try_claim(struct cm_participant *participant, uint32_t index, bool ho
                                  .hole = was.hole,
                                  .owner = participant->id,
                                  .generation = was.generation + 1};
+    reach(segment, index);
     if (!cm_chunk_swap(segment, index, from, word, true))
         return CM_E_BUSY;
     CM_FAULT("chunk-claimed");
@@ -112,7 +122,7 @@ static int try_claim(struct cm_participant *participant, uint32_t index, bool ho
     CM_FAULT("chunk-backed");
     if (!backed) {
         word = (struct cm_chunk_word){.hole = true, .generation = word.generation};
-        atomic_fetch_add_explicit(&segment->header->free_chunks, 1, memory_order_relaxed);
+        hint_freed(segment, index);
     }
     word.hole = !backed;
     set_word(segment, index, word);
@@ -121,7 +131,9 @@ static int try_claim(struct cm_participant *participant, uint32_t index, bool ho
 
 static int claim_from(struct cm_participant *participant, uint32_t first, bool holes, uint32_t *index) {
     int err = CM_E_BUSY;
-    for (uint32_t i = first; err == CM_E_BUSY && i < participant->segment->layout.chunks; i++) {
+    const struct cm_segment *segment = participant->segment;
+    uint32_t end = holes ? segment->layout.chunks : cm_chunk_reached(segment);
+    for (uint32_t i = first; err == CM_E_BUSY && i < end; i++) {
         err = try_claim(participant, i, holes);
         *index = i;
     }
@@ -141,9 +153,12 @@ int cm_chunk_claim(struct cm_participant *participant, uint32_t *index) {
     }
     uint32_t lowest = atomic_load_explicit(&segment->header->lowest_free, memory_order_relaxed);
     int err = claim_from(participant, lowest, false, index);
+    if (err == CM_E_BUSY)
+        err = claim_from(participant, lowest, true, index);
+    /* The hint was wrong, or there are no pages for that one. */
     if (err)
         err = claim_from(participant, 0, false, index);
-    if (err)
+    if (err == CM_E_BUSY)
         err = claim_from(participant, 0, true, index);
     /* The master keeps a stock of free chunks with pages behind them. Waking it costs more than the claim. */
     if (err || ++participant->claims % CLAIMS_PER_RING == 0)
@@ -200,6 +215,7 @@ static bool seize_free(struct cm_segment *segment, uint32_t index, bool hole, st
     word->state = CM_CHUNK_PUNCHING;
     word->owner = CM_MASTER_SEAT;
     word->generation++;
+    reach(segment, index);
     return cm_chunk_swap(segment, index, from, *word, true);
 }
 
@@ -222,8 +238,9 @@ bool cm_chunk_punch(struct cm_segment *segment, uint32_t index) {
 }
 
 void cm_chunk_count(struct cm_segment *segment, struct cm_chunk_census *census) {
-    *census = (struct cm_chunk_census){0};
-    for (uint32_t i = 0; i < segment->layout.chunks; i++) {
+    uint32_t reached = cm_chunk_reached(segment);
+    *census = (struct cm_chunk_census){.free = segment->layout.chunks - reached};
+    for (uint32_t i = 0; i < reached; i++) {
         struct cm_chunk_word word = cm_chunk_unpack(cm_chunk_load(segment, i));
         census->live_bytes += word.live_bytes;
         if (cm_chunk_is_free(&word)) {

@@ -28,6 +28,13 @@ static inline uint64_t cm_chunk_load(const struct cm_segment *segment, uint32_t 
     return atomic_load_explicit(&segment->chunks[index].word, memory_order_acquire);
 }
 
+/* Chunks from this index on have never been used, and need no look: what a search costs goes by the memory
+ * that is used. Acquire: who sees a chunk in use, or waitpid return its owner, sees a number above it. */
+static inline uint32_t cm_chunk_reached(const struct cm_segment *segment) {
+    uint32_t reached = atomic_load_explicit(&segment->header->reached, memory_order_acquire);
+    return reached < segment->layout.chunks ? reached : segment->layout.chunks;
+}
+
 static inline bool cm_chunk_is_free(const struct cm_chunk_word *word) {
     return word->state == CM_CHUNK_CLOSED && word->live_bytes == 0;
 }

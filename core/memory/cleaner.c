@@ -41,7 +41,7 @@ void cm_cleaner_deinit(struct cm_cleaner *cleaner) {
 }
 
 void cm_cleaner_mark(struct cm_cleaner *cleaner, uint32_t chunk) {
-    if (chunk >= cleaner->segment->layout.chunks)
+    if (chunk >= cm_chunk_reached(cleaner->segment))
         return;
     uint64_t bit = UINT64_C(1) << chunk % 64;
     cleaner->marked += !(cleaner->marks[chunk / 64] & bit);
@@ -73,7 +73,8 @@ static bool seize(struct cm_cleaner *cleaner, uint32_t chunk) {
 }
 
 static bool seize_marked(struct cm_cleaner *cleaner) {
-    for (uint32_t i = 0; cleaner->marked && i < cleaner->segment->layout.chunks; i++) {
+    uint32_t reached = cm_chunk_reached(cleaner->segment);
+    for (uint32_t i = 0; cleaner->marked && i < reached; i++) {
         if (!(cleaner->marks[i / 64] >> i % 64 & 1))
             continue;
         if (seize(cleaner, i))
@@ -103,7 +104,8 @@ static bool seize_emptiest(struct cm_cleaner *cleaner, unsigned least_per_mille)
     struct cm_segment *segment = cleaner->segment;
     uint32_t best = CM_NO_CHUNK;
     uint32_t most = (uint32_t)((uint64_t)segment->layout.chunk_bytes * least_per_mille / 1000);
-    for (uint32_t i = 0; i < segment->layout.chunks; i++) {
+    uint32_t reached = cm_chunk_reached(segment);
+    for (uint32_t i = 0; i < reached; i++) {
         struct cm_chunk_word word = cm_chunk_unpack(cm_chunk_load(segment, i));
         if (word.state != CM_CHUNK_CLOSED || word.live_bytes == 0)
             continue;
@@ -301,7 +303,7 @@ bool cm_cleaner_stock(struct cm_segment *segment, bool growing) {
         }
     } else if (!growing && census.free_backed > kept) {
         uint32_t excess = census.free_backed - kept;
-        for (uint32_t i = segment->layout.chunks; i-- > 0 && done < STOCK_SLICE && done < excess;)
+        for (uint32_t i = cm_chunk_reached(segment); i-- > 0 && done < STOCK_SLICE && done < excess;)
             done += cm_chunk_punch(segment, i);
     }
     return done == STOCK_SLICE;

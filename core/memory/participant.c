@@ -149,6 +149,10 @@ void cm_section_leave(const struct cm_section *section) {
 
 /* Relaxed: the caller fences once behind all that it names. Only this seat writes its words. */
 void cm_hazard_set(struct cm_participant *participant, uint32_t chunk) {
+    if (participant->hazards_to == 0 || participant->hazards_from > chunk / 64)
+        participant->hazards_from = chunk / 64;
+    if (participant->hazards_to <= chunk / 64)
+        participant->hazards_to = chunk / 64 + 1;
     _Atomic uint64_t *word = &participant->seat->hazards[chunk / 64];
     uint64_t bits = atomic_load_explicit(word, memory_order_relaxed);
     atomic_store_explicit(word, bits | UINT64_C(1) << chunk % 64, memory_order_relaxed);
@@ -156,9 +160,9 @@ void cm_hazard_set(struct cm_participant *participant, uint32_t chunk) {
 
 /* Release: the copying is over before a chunk may be taken (its taker's look acquires). */
 void cm_hazard_clear(struct cm_participant *participant) {
-    uint32_t words = (participant->segment->layout.chunks + 63) / 64;
-    for (uint32_t i = 0; i < words; i++)
+    for (uint32_t i = participant->hazards_from; i < participant->hazards_to; i++)
         atomic_store_explicit(&participant->seat->hazards[i], 0, memory_order_release);
+    participant->hazards_from = participant->hazards_to = 0;
 }
 
 bool cm_hazard_any(const struct cm_segment *segment, uint32_t chunk) {

@@ -31,10 +31,11 @@ struct cm_participant {
     struct cm_appender appender;
     uint64_t *pieces; /* of the long value being read: the fragments' offsets */
     size_t pieces_room;
-    uint32_t inserts; /* less what it removed, since it last rang for growth */
-    uint32_t claims;  /* of chunks */
-    uint32_t waits;   /* of the section being entered */
-    uint32_t tries;   /* of the last read; for the tests */
+    uint32_t inserts;                  /* less what it removed, since it last rang for growth */
+    uint32_t claims;                   /* of chunks */
+    uint32_t waits;                    /* of the section being entered */
+    uint32_t tries;                    /* of the last read; for the tests */
+    uint32_t hazards_from, hazards_to; /* words of the seat's hazards: what may be set lies between */
     /* Called now and then, with the owner's seat, while a line is waited for: the master's way of not
      * waiting for the dead. NULL: none. */
     void (*on_wait)(void *data, uint32_t owner);

@@ -59,7 +59,8 @@ static void free_line(struct cm_reaper *reaper, uint32_t id) {
 /* The chunks that it had opened, found by the chunks' own words: it may have died before it took note. */
 static void close_chunks(struct cm_reaper *reaper, uint32_t id) {
     struct cm_segment *segment = reaper->segment;
-    for (uint32_t i = 0; i < segment->layout.chunks; i++) {
+    uint32_t reached = cm_chunk_reached(segment);
+    for (uint32_t i = 0; i < reached; i++) {
         struct cm_chunk_word word = cm_chunk_unpack(cm_chunk_load(segment, i));
         if (word.state != CM_CHUNK_OPEN || word.owner != id)
             continue;
@@ -109,8 +110,11 @@ void cm_reaper_repair(struct cm_reaper *reaper, uint32_t id) {
 void cm_reaper_bury(struct cm_reaper *reaper, uint32_t id) {
     struct cm_seat *seat = cm_segment_seat(reaper->segment, id);
     cm_reaper_repair(reaper, id);
-    for (uint32_t i = 0; i < (reaper->segment->layout.chunks + 63) / 64; i++)
-        atomic_store(&seat->hazards[i], 0);
+    /* Stores only where there is something: of a very large memory these are millions of words. */
+    for (uint32_t i = 0; i < (reaper->segment->layout.chunks + 63) / 64; i++) {
+        if (atomic_load_explicit(&seat->hazards[i], memory_order_relaxed))
+            atomic_store(&seat->hazards[i], 0);
+    }
     atomic_store(&seat->retiring_rest, 0);
     atomic_store(&seat->waiting_on, 0);
     /* The section keeps its count, and the entries stay counted. */

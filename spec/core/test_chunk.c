@@ -539,6 +539,32 @@ static void a_chunk_without_pages_stays_a_hole(void **state) {
     assert_int_equal(claim(&one), 1);
 }
 
+/* Where no chunk was ever used none is looked at: a search costs what is used, not what could be. */
+static void what_was_never_used_is_not_looked_at(void **state) {
+    (void)state;
+    assert_int_equal(cm_chunk_reached(&segment), 0);
+    for (uint32_t i = 0; i < 5; i++)
+        assert_int_equal(claim(&one), i);
+    assert_int_equal(cm_chunk_reached(&segment), 5);
+    cm_chunk_close(&segment, 2, 0);
+    assert_int_equal(claim(&one), 2);
+    assert_int_equal(cm_chunk_back(&segment, 9), 0);
+    assert_int_equal(cm_chunk_reached(&segment), 10);
+    assert_int_equal(claim(&one), 9); /* before any hole, though they are lower */
+    assert_int_equal(claim(&one), 5);
+    /* What cannot be there is not seen. */
+    struct cm_chunk_word word = {.live_bytes = 8, .state = CM_CHUNK_OPEN};
+    struct cm_chunk_census before = census();
+    atomic_store(&segment.chunks[20].word, cm_chunk_pack(word));
+    assert_int_equal(census().free, before.free);
+    assert_int_equal(census().open, before.open);
+    atomic_store(&segment.chunks[20].word, 0);
+    for (uint32_t i = 0; i < 10; i++) {
+        word = chunk_word(&segment, i);
+        assert_int_equal(word.state, i < 6 || i == 9 ? CM_CHUNK_OPEN : CM_CHUNK_CLOSED);
+    }
+}
+
 /* --- expiry */
 
 static const char *note_expiries(void *data) {
@@ -596,6 +622,7 @@ int main(void) {
         TEST(a_free_chunks_pages_come_and_go),
         TEST(only_free_chunks_are_punched_or_backed),
         TEST(a_chunk_without_pages_stays_a_hole),
+        TEST(what_was_never_used_is_not_looked_at),
         TEST(the_earliest_expiry_is_kept),
     };
 #undef TEST

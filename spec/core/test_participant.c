@@ -457,6 +457,26 @@ static void a_hazard_stands_until_all_are_cleared(void **state) {
     part(&other);
 }
 
+/* Of a very large memory the words are millions: those that name nothing are not touched. */
+static void clearing_hazards_costs_what_was_named(void **state) {
+    (void)state;
+    struct cm_participant one;
+    join(&one, &segment);
+    uint32_t words = (segment.layout.chunks + 63) / 64;
+    assert_true(words > 2);
+    for (uint32_t named = 0; named < words; named++) {
+        for (uint32_t i = 0; i < words; i++)
+            atomic_store(&one.seat->hazards[i], 1);
+        cm_hazard_set(&one, named * 64 + 1);
+        cm_hazard_clear(&one);
+        for (uint32_t i = 0; i < words; i++)
+            assert_int_equal(atomic_load(&one.seat->hazards[i]), i != named);
+    }
+    for (uint32_t i = 0; i < words; i++)
+        atomic_store(&one.seat->hazards[i], 0);
+    part(&one);
+}
+
 static void every_seats_hazard_is_seen(void **state) {
     (void)state;
     for (uint32_t id = CM_MASTER_SEAT; id <= SEATS; id++) {
@@ -518,6 +538,7 @@ int main(void) {
         TEST(a_barrier_without_memory_does_not_begin),
         TEST(what_was_replaced_before_a_barrier_is_nobodys_after_it),
         TEST(a_hazard_stands_until_all_are_cleared),
+        TEST(clearing_hazards_costs_what_was_named),
         TEST(every_seats_hazard_is_seen),
         TEST(a_bell_is_rung_once_until_it_is_heard),
     };

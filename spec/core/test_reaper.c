@@ -125,6 +125,7 @@ static void a_hole_that_it_had_claimed_is_one_still(void **state) {
                                  .hole = true,
                                  .owner = dead.id,
                                  .generation = 7};
+    atomic_store(&segment.header->reached, index + 1);
     assert_true(cm_chunk_swap(&segment, index, from, word, true));
     atomic_store(&segment.chunks[index].used, 4711); /* of the chunk's last life */
     cm_reaper_repair(&reaper, dead.id);
@@ -157,6 +158,7 @@ static void a_list_that_leads_nowhere_ends(void **state) {
     cm_append_commit(&dead);
     cm_append_close(&dead);
     uint64_t at = cm_segment_chunk_at(&segment, 30);
+    atomic_store(&segment.header->reached, 31);
     assert_int_equal(cm_segment_back(&segment, at, segment.layout.chunk_bytes), 0);
     atomic_store(&cm_record_at(&segment, at)->next, at); /* in a circle */
     atomic_store(&dead.seat->retiring, at);
