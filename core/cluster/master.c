@@ -291,11 +291,16 @@ static int open_memory(struct master *master) {
     signal(SIGXFSZ, SIG_IGN); /* a limit on files is an error like others */
     int err = cm_memory_init(&master->memory, master->options->memory_bytes,
                              2 * master->options->workers + SPARE_SEATS);
-    if (err) {
+    if (err == CM_E_NOMEMORY)
+        cm_log(CM_LOG_ERROR,
+               "cannot have a shared memory of %llu bytes (--memory): its bookkeeping for %u workers (-w) "
+               "does not fit",
+               bytes, master->options->workers);
+    else if (err)
         cm_log(CM_LOG_ERROR, "cannot have a shared memory of %llu bytes (--memory): %s", bytes,
                cm_error_text(err));
+    if (err)
         return err;
-    }
     err = start_cache(master);
     if (err)
         cm_memory_deinit(&master->memory);

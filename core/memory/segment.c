@@ -37,6 +37,11 @@ static uint32_t buckets_in(uint64_t bytes, uint64_t bucket_bytes, uint32_t most)
     return buckets;
 }
 
+/* Pages that a machine does not have are promised all the same; who uses them is killed. */
+static bool can_be_backed(uint64_t bytes) {
+    return bytes <= (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
+}
+
 static uint32_t chunk_bytes_for(uint64_t bytes, uint32_t seats) {
     uint32_t size = CM_CHUNK_MOST_BYTES;
     while (size > CM_CHUNK_LEAST_BYTES && bytes / size < (uint64_t)CHUNKS_PER_SEAT * seats)
@@ -126,6 +131,8 @@ int cm_segment_create(uint64_t bytes, uint32_t seats, struct cm_segment *segment
     int err = bytes > INT64_MAX ? CM_E_NOMEMORY : lay_out(&layout, bytes, seats);
     if (err)
         return err;
+    if (!can_be_backed(layout.locks_at))
+        return CM_E_NOMEMORY;
     segment->fd = memfd_create("clustermem", MFD_CLOEXEC);
     if (segment->fd < 0)
         return -errno;

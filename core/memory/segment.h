@@ -146,8 +146,8 @@ struct cm_segment {
 enum { CM_RING_MEMORY = 1, CM_RING_LOCKS = 2 };
 
 /* Creates and maps a segment of that many bytes for `seats` participants, the master among them. Pages come
- * when they are used, except for the bookkeeping's, which are there from the start. 0; CM_E_NOMEMORY; an
- * errno. */
+ * when they are used, except for the bookkeeping's, which are there from the start. 0; CM_E_NOMEMORY, also
+ * where the bookkeeping would take more than half of the machine's memory; an errno. */
 int cm_segment_create(uint64_t bytes, uint32_t seats, struct cm_segment *segment);
 
 /* Maps the segment behind the descriptor, which is the segment's from then on. 0; CM_E_BADFRAME for one that

@@ -120,6 +120,16 @@ static void impossible_sizes_and_seats_are_refused(void **state) {
     assert_int_equal(descriptors(), before);
 }
 
+/* It would be promised, and whoever comes to use it would be killed. */
+static void bookkeeping_that_the_machine_cannot_hold_is_refused(void **state) {
+    (void)state;
+    uint64_t machine = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    struct cm_segment segment;
+    /* Half a kibibyte of hazards for each chunk of 1 MiB: as much as the machine has. */
+    assert_int_equal(cm_segment_create(machine * 2048, CM_SEATS_MOST, &segment), CM_E_NOMEMORY);
+    assert_null(segment.base);
+}
+
 static void what_one_mapping_stores_the_other_reads(void **state) {
     (void)state;
     struct cm_segment segment, other;
@@ -302,6 +312,7 @@ int main(void) {
         cmocka_unit_test(the_parts_never_overlap),
         cmocka_unit_test(a_small_segment_is_whole_or_refused),
         cmocka_unit_test(impossible_sizes_and_seats_are_refused),
+        cmocka_unit_test(bookkeeping_that_the_machine_cannot_hold_is_refused),
         cmocka_unit_test(what_one_mapping_stores_the_other_reads),
         cmocka_unit_test(foreign_files_are_not_attached),
         cmocka_unit_test(a_file_of_another_length_is_not_attached),
