@@ -102,15 +102,69 @@ static int native_stats(lua_State *L) {
 
 /* --- writes --- */
 
-/* While a clear goes on, what is written after its beginning is remembered: it shall stay. Before anything is
- * encoded: this may collect garbage, and a finalizer may use the scratch buffer. */
+/* While a clear goes on, what is written after its beginning is remembered: it shall stay. Not what is only
+ * tried, so it comes after the write. It collects no garbage: no finalizer runs between the two. */
 static void note_write(lua_State *L, struct cm_vm *vm, int key_index) {
+    if (!vm->clears)
+        return;
     vm->writes++;
     lua_rawgeti(L, LUA_REGISTRYINDEX, vm->spared);
     lua_pushvalue(L, key_index);
     lua_pushinteger(L, vm->writes);
     lua_rawset(L, -3);
     lua_pop(L, 1);
+}
+
+/* As above, for a write that the master may still refuse: under its id stands the key, and under -id the
+ * write's number, unless the key was to stay before. */
+static void note_issued(lua_State *L, struct cm_vm *vm, int key_index, lua_Integer id) {
+    if (!vm->clears)
+        return;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->spared);
+    lua_pushvalue(L, key_index);
+    bool first = lua_rawget(L, -2) == LUA_TNIL;
+    lua_pop(L, 1);
+    note_write(L, vm, key_index);
+    if (first) {
+        lua_pushvalue(L, key_index);
+        lua_rawseti(L, -2, id);
+        lua_pushinteger(L, vm->writes);
+        lua_rawseti(L, -2, -id);
+    }
+    lua_pop(L, 1);
+}
+
+void cm_keys_settle(struct cm_vm *vm, uint32_t id, bool refused) {
+    if (!vm->clears)
+        return;
+    lua_State *L = vm->L;
+    int top = lua_gettop(L);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->spared);
+    int spared = top + 1, key = top + 2;
+    if (lua_rawgeti(L, spared, id) == LUA_TSTRING) {
+        lua_rawgeti(L, spared, -(lua_Integer)id);
+        lua_pushvalue(L, key);
+        lua_rawget(L, spared);
+        /* Another number is a later write's. */
+        if (refused && lua_rawequal(L, -1, -2)) {
+            lua_pushvalue(L, key);
+            lua_pushnil(L);
+            lua_rawset(L, spared);
+        }
+        lua_pushnil(L);
+        lua_rawseti(L, spared, id);
+        lua_pushnil(L);
+        lua_rawseti(L, spared, -(lua_Integer)id);
+    }
+    lua_settop(L, top);
+}
+
+/* As forward, of a write under the key at that index. */
+static int forward_under(lua_State *L, struct cm_vm *vm, const struct cm_writer *writer, int key_index) {
+    int pushed = forward(L, vm, writer);
+    if (lua_isinteger(L, -pushed))
+        note_issued(L, vm, key_index, lua_tointeger(L, -pushed));
+    return pushed;
 }
 
 /* Encodes what is no number, to the scratch buffer. 0 or a negative code. A value that cannot be shared
@@ -165,8 +219,6 @@ static int native_set(lua_State *L) {
     uint8_t flags = (uint8_t)luaL_optinteger(L, 3, 0);
     uint64_t ttl_ms = to_u64(L, 5);
     uint64_t version = to_u64(L, 4);
-    if (vm->clears)
-        note_write(L, vm, 1);
     struct cm_value value;
     int err = to_value(L, vm, 2, &value);
     if (err || vm->detached)
@@ -186,9 +238,10 @@ static int native_set(lua_State *L) {
         uint64_t new_version;
         err = cm_store_set(&vm->store, key, &value, &change, &new_version);
         if (!is_for_master(err)) {
-            int pushed = push_done(L, err);
             if (err)
-                return pushed;
+                return push_done(L, err);
+            note_write(L, vm, 1);
+            int pushed = push_done(L, 0);
             lua_pushinteger(L, (lua_Integer)new_version);
             return pushed + 1;
         }
@@ -198,7 +251,7 @@ static int native_set(lua_State *L) {
         write_value(writer, &value);
         write_change(writer, flags, version, ttl_ms, fence);
     }
-    return forward(L, vm, writer);
+    return forward_under(L, vm, writer, 1);
 }
 
 /* remove(key [, flags, version, fence]) -> false, "OK" | false, nil, message, code | id */
@@ -207,8 +260,6 @@ static int native_remove(lua_State *L) {
     struct cm_bytes key = to_bytes(L, 1);
     uint8_t flags = (uint8_t)luaL_optinteger(L, 2, 0);
     uint64_t version = to_u64(L, 3);
-    if (vm->clears)
-        note_write(L, vm, 1);
     struct cm_lock_id fence;
     int foreign = vm->detached ? CM_E_CLOSED : to_fence(L, vm, 4, &fence);
     if (foreign < 0)
@@ -218,13 +269,15 @@ static int native_remove(lua_State *L) {
             .fence = fence, .if_version = flags & CM_CHANGE_IF_VERSION, .version = version};
         uint64_t removed;
         int err = cm_store_remove(&vm->store, key, &change, &removed);
+        if (!err)
+            note_write(L, vm, 1);
         if (!is_for_master(err))
             return push_done(L, err);
     }
     struct cm_writer *writer = begin(vm, CM_OP_REMOVE, key);
     if (writer)
         write_change(writer, flags, version, 0, fence);
-    return forward(L, vm, writer);
+    return forward_under(L, vm, writer, 1);
 }
 
 /* increment(key, delta [, initial, ttl]) -> false, sum | false, nil, message, code | id: the two are numbers
@@ -237,13 +290,12 @@ static int native_increment(lua_State *L) {
     uint64_t ttl_ms = to_u64(L, 4);
     if (vm->detached)
         return push_done(L, CM_E_CLOSED);
-    if (vm->clears)
-        note_write(L, vm, 1);
     if (!must_forward(vm)) {
         struct cm_number sum;
         uint64_t version;
         int err = cm_store_increment(&vm->store, key, delta, initial, expiry_in(vm, ttl_ms), &sum, &version);
         if (!err) {
+            note_write(L, vm, 1);
             cm_short_push_done(L, vm);
             push_number(L, sum);
             return 2;
@@ -257,7 +309,7 @@ static int native_increment(lua_State *L) {
         write_value(writer, &(struct cm_value){.is_number = true, .number = initial});
         cm_write_u64(writer, ttl_ms);
     }
-    return forward(L, vm, writer);
+    return forward_under(L, vm, writer, 1);
 }
 
 /* expire(key, ttl) -> false, "OK" | false, nil, message, code | id */
@@ -279,10 +331,6 @@ static int native_expire(lua_State *L) {
 static int native_set_many(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
     luaL_checktype(L, 1, LUA_TTABLE);
-    if (vm->clears) {
-        for (lua_pushnil(L); lua_next(L, 1); lua_pop(L, 1))
-            note_write(L, vm, lua_gettop(L) - 1);
-    }
     cm_buf_reset(&vm->scratch, KEEP_BYTES);
     struct cm_buf *scratch = &vm->scratch;
     struct cm_writer payload;
@@ -304,7 +352,12 @@ static int native_set_many(lua_State *L) {
     struct cm_writer *writer = vm->detached ? NULL : cm_session_begin(&vm->session, CM_OP_SET_MANY);
     if (writer)
         writer->error = cm_buf_append(writer->buf, scratch->data, scratch->len);
-    return forward(L, vm, writer);
+    int pushed = forward(L, vm, writer);
+    if (vm->clears && lua_isinteger(L, -pushed)) {
+        for (lua_pushnil(L); lua_next(L, 1); lua_pop(L, 1))
+            note_write(L, vm, lua_gettop(L) - 1);
+    }
+    return pushed;
 }
 
 /* --- short forms: see bind/short --- */

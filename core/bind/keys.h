@@ -4,8 +4,16 @@
 #define CM_BIND_KEYS_H
 
 #include <lua.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct cm_vm;
 
 /* Adds the functions to the table on top of the stack. For a state of a vm. */
 void cm_keys_open(lua_State *L);
+
+/* The master has answered the write that was issued under that id. One that it refused is no reason for a
+ * clear to spare the key. */
+void cm_keys_settle(struct cm_vm *vm, uint32_t id, bool refused);
 
 #endif

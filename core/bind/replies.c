@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "bind/keys.h"
 #include "bind/locks.h"
 #include "bind/value.h"
 #include "memory/append.h"
@@ -150,8 +151,10 @@ static bool is_write(uint8_t op) {
 int cm_replies_deliver(struct cm_vm *vm, const struct cm_frame *frame) {
     lua_State *L = vm->L;
     struct delivery delivery = {.frame = frame};
-    if (is_write(frame->op) && vm->forwarded)
-        vm->forwarded--;
+    if (is_write(frame->op)) {
+        vm->forwarded -= vm->forwarded > 0;
+        cm_keys_settle(vm, frame->id, frame->flags & CM_FRAME_ERROR);
+    }
     lua_pushinteger(L, frame->id);
     lua_pushcfunction(L, push_reply);
     lua_pushlightuserdata(L, &delivery);

@@ -37,6 +37,49 @@ describe("writes of one process apply in the order they were issued:", function(
     assert.equal(later, memory.count("many"))
   end)
 
+  it("a clear takes what was only tried to be written meanwhile", function()
+    local pairs_ = {}
+    for i = 1, 20000 do pairs_["many" .. i] = i end
+    assert.equal("OK", memory.setMany(pairs_))
+    local removed
+    local codes = {}
+    local function take(_, _, code) codes[#codes + 1] = code end
+    memory.clear("many", function(count) removed = count end)
+    -- These go behind what the clear asks the master first, so they travel too.
+    for i = 1, 100 do memory.set("many" .. i, "new", { ifAbsent = true }, take) end
+    for i = 101, 200 do memory.set("many" .. i, "new", { ifVersion = math.maxinteger }, take) end
+    memory.increment("many201", math.maxinteger, nil, take)
+    local tried = 201
+    while not removed do
+      tried = tried + 1
+      local name = "many" .. tried % 20000
+      assert.equal("conflict", select(3, memory.set(name, "new", { ifVersion = math.maxinteger })))
+      assert.equal("conflict", select(3, memory.remove(name, { ifVersion = math.maxinteger })))
+      if tried % 100 == 0 then task.sleep(0) end
+    end
+    assert.equal(201, #codes)
+    assert.equal(20000, removed)
+    assert.equal(0, memory.count("many"))
+  end)
+
+  it("a clear spares what was written meanwhile though a later try failed", function()
+    local results = {}
+    local function take(...) results[#results + 1] = table.pack(...) end
+    memory.setMany { k1 = 1, k2 = 1, k3 = 1 }
+    local removed
+    memory.clear("k", function(count) removed = count end)
+    memory.set("k1", "new", take)
+    memory.set("k1", "newer", { ifAbsent = true }, take)
+    memory.set("k2", "new", { ifAbsent = true }, take)
+    memory.set("k2", "newer", take)
+    while not (removed and results[4]) do task.sleep(1) end
+    assert.same({ "OK", "exists", "exists", "OK" },
+      { results[1][1], results[2][3], results[3][3], results[4][1] })
+    assert.equal(1, removed)
+    assert.equal("new", memory.get("k1"))
+    assert.equal("newer", memory.get("k2"))
+  end)
+
   it("a write that the master does before those that need it not", function()
     local results = {}
     local function take(...) results[#results + 1] = table.pack(...) end
