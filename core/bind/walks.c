@@ -38,12 +38,12 @@ static int list_key(void *data, struct cm_bytes key) {
     return listing->err || listing->count >= listing->limit;
 }
 
-/* Pushes an array of the keys listed in the scratch buffer. Making the strings may collect garbage, and a
- * finalizer may use that buffer. */
-static void push_keys(lua_State *L, struct cm_vm *vm, const struct listing *listing) {
+/* Pushes an array of the keys listed. The buffer is out of the way meanwhile: making the strings may collect
+ * garbage, and a finalizer may use it. */
+static void push_keys(lua_State *L, const struct listing *listing) {
     lua_Integer count = 0;
-    struct cm_buf keys = vm->scratch;
-    vm->scratch = (struct cm_buf){0};
+    struct cm_buf keys = *listing->keys;
+    *listing->keys = (struct cm_buf){0};
     lua_createtable(L, (int)(listing->count < INT_MAX ? listing->count : INT_MAX), 0);
     for (size_t at = 0; at < keys.len;) {
         uint32_t len;
@@ -52,8 +52,8 @@ static void push_keys(lua_State *L, struct cm_vm *vm, const struct listing *list
         lua_rawseti(L, -2, ++count);
         at += sizeof len + len;
     }
-    cm_buf_deinit(&vm->scratch);
-    vm->scratch = keys;
+    cm_buf_deinit(listing->keys);
+    *listing->keys = keys;
 }
 
 /* keys(prefix, cursor, limit) -> { key, ... }, cursor */
@@ -67,7 +67,7 @@ static int native_keys(lua_State *L) {
                            : cm_store_keys(&vm->store, prefix, &cursor, SLICE_STEPS, list_key, &listing);
     if (err || listing.err)
         return cm_requests_push_failure(L, err ? err : listing.err);
-    push_keys(L, vm, &listing);
+    push_keys(L, &listing);
     lua_pushinteger(L, (lua_Integer)cursor);
     return 2;
 }
@@ -132,9 +132,10 @@ static int native_clear(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
     struct cm_bytes prefix = to_prefix(L);
     uint64_t cursor = (uint64_t)luaL_checkinteger(L, 2);
-    cm_buf_reset(&vm->scratch, KEEP_BYTES);
+    /* Not the scratch buffer: looking up what is spared may run finalizers, which may use that. */
+    struct cm_buf asked = {0};
     struct clearing clearing = {
-        .L = L, .mark = luaL_checkinteger(L, 3), .asked = {.keys = &vm->scratch, .limit = UINT64_MAX}};
+        .L = L, .mark = luaL_checkinteger(L, 3), .asked = {.keys = &asked, .limit = UINT64_MAX}};
     lua_rawgeti(L, LUA_REGISTRYINDEX, vm->spared);
     clearing.spared = lua_gettop(L);
     /* Nothing was written since: nothing to look up. */
@@ -143,12 +144,13 @@ static int native_clear(lua_State *L) {
     uint64_t removed = 0;
     int err =
         vm->detached ? CM_E_CLOSED : cm_store_clear(&vm->store, prefix, &cursor, SLICE_STEPS, &how, &removed);
-    if (err || clearing.asked.err)
-        return cm_requests_push_failure(L, err ? err : clearing.asked.err);
+    if (!err)
+        err = clearing.asked.err;
     lua_pushinteger(L, (lua_Integer)removed);
     lua_pushinteger(L, (lua_Integer)cursor);
-    push_keys(L, vm, &clearing.asked);
-    return 3;
+    push_keys(L, &clearing.asked);
+    cm_buf_deinit(&asked);
+    return err ? cm_requests_push_failure(L, err) : 3;
 }
 
 void cm_walks_open(lua_State *L) {
