@@ -20,8 +20,8 @@ static bool remove_expired(struct cm_sweep *sweep, struct cm_participant *master
                              .offset = offset,
                              .shape = cm_record_shape(record)};
     uint64_t expires_ms = atomic_load_explicit(&record->expires_ms, memory_order_relaxed);
-    /* Looked at again: what was there may have been rewound, and be a fragment now. */
-    if (!place.link || place.shape.kind == CM_KIND_FRAGMENT || !expires_ms || expires_ms > now_ms) {
+    /* Looked at again: what was there may have been rewound, and be something else now. */
+    if (!place.link || !expires_ms || expires_ms > now_ms) {
         cm_section_leave(&section);
         return true;
     }

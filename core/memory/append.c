@@ -89,11 +89,16 @@ void cm_append_written(struct cm_participant *participant, uint64_t len_bytes) {
     set_used(participant);
 }
 
-/* Appends the bytes as fragments, `first` being the link to the first of them: it lies in the entry. Each
- * takes what its chunk has left, to the most a record may be. Key and value are given as they will lie: the
- * key's words, then the value. */
-static int append_fragments(struct cm_participant *participant, uint64_t hash, struct cm_bytes bytes,
-                            _Atomic uint64_t **link) {
+/* A list of fragments being written. */
+struct list {
+    uint64_t hash;
+    uint64_t number;
+    uint64_t last; /* the record that the next fragment is linked to: at first the entry */
+};
+
+/* Appends the bytes as fragments. Each takes what its chunk has left, to the most a record may be. Key and
+ * value are given as they will lie: the key's words, then the value. */
+static int append_fragments(struct cm_participant *participant, struct list *list, struct cm_bytes bytes) {
     struct cm_segment *segment = participant->segment;
     while (bytes.len) {
         uint64_t offset;
@@ -106,10 +111,11 @@ static int append_fragments(struct cm_participant *participant, uint64_t hash, s
         most -= CM_FRAGMENT_BYTES;
         uint32_t len = (uint32_t)(bytes.len < most ? bytes.len : most);
         struct cm_record *fragment = cm_record_at(segment, offset);
-        cm_record_write_fragment(fragment, hash, bytes.data, len);
+        cm_record_write_fragment(fragment, list->hash, list->number, list->last, bytes.data, len);
         cm_append_written(participant, CM_FRAGMENT_BYTES + cm_words(len));
-        atomic_store_explicit(*link, offset, memory_order_relaxed);
-        *link = &fragment->next;
+        atomic_store_explicit(cm_record_rest(cm_record_at(segment, list->last)), offset,
+                              memory_order_relaxed);
+        list->last = offset;
         bytes.data += len;
         bytes.len -= len;
     }
@@ -117,19 +123,22 @@ static int append_fragments(struct cm_participant *participant, uint64_t hash, s
 }
 
 static int append_long(struct cm_participant *participant, uint64_t hash, struct cm_bytes key,
-                       struct cm_bytes value, struct cm_record *entry) {
-    _Atomic uint64_t *link = entry->payload;
+                       struct cm_bytes value, uint64_t entry) {
+    /* Relaxed: publishes nothing; all it must be is another number each time. */
+    uint64_t number =
+        atomic_fetch_add_explicit(&participant->segment->header->lists, 1, memory_order_relaxed);
+    struct list list = {hash, number, entry};
     /* The key's last word is filled up with zeroes: a fragment of its own, since fragments are whole words
      * but for the last. */
     struct cm_bytes head = {key.data, key.len & ~(size_t)7};
-    int err = append_fragments(participant, hash, head, &link);
+    int err = append_fragments(participant, &list, head);
     if (!err && head.len < key.len) {
         uint8_t word[8] = {0};
         for (size_t i = head.len; i < key.len; i++)
             word[i - head.len] = key.data[i];
-        err = append_fragments(participant, hash, (struct cm_bytes){word, sizeof word}, &link);
+        err = append_fragments(participant, &list, (struct cm_bytes){word, sizeof word});
     }
-    return err ? err : append_fragments(participant, hash, value, &link);
+    return err ? err : append_fragments(participant, &list, value);
 }
 
 int cm_append_entry(struct cm_participant *participant, enum cm_kind kind, uint64_t hash, struct cm_bytes key,
@@ -147,7 +156,7 @@ int cm_append_entry(struct cm_participant *participant, enum cm_kind kind, uint6
     cm_record_write(record, shape, hash, expires_ms, key, value);
     cm_append_written(participant, len_bytes);
     CM_FAULT("entry-appended");
-    return shape.kind == CM_KIND_LONG ? append_long(participant, hash, key, value, record) : 0;
+    return shape.kind == CM_KIND_LONG ? append_long(participant, hash, key, value, *offset) : 0;
 }
 
 static void close_held(struct cm_participant *participant, bool keep) {

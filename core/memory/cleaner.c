@@ -124,9 +124,7 @@ static bool seize_emptiest(struct cm_cleaner *cleaner, unsigned least_per_mille)
  * where hazards keep several emptied victims; then the chunks that are the master's alone have to serve. */
 static int make_room(struct cm_cleaner *cleaner, uint64_t len_bytes, uint64_t *offset) {
     struct cm_appender *appender = &cleaner->mover.appender;
-    /* Short fragments too begin where a whole entry's head would fit: see cm_record_at. */
-    uint64_t need = len_bytes < CM_HEAD_BYTES ? CM_HEAD_BYTES : len_bytes;
-    if (appender->chunk != CM_NO_CHUNK && cleaner->segment->layout.chunk_bytes - appender->at < need)
+    if (appender->chunk != CM_NO_CHUNK && cleaner->segment->layout.chunk_bytes - appender->at < len_bytes)
         cm_append_close(&cleaner->mover);
     if (appender->chunk == CM_NO_CHUNK) {
         uint32_t chunk;
@@ -155,7 +153,9 @@ static int move_record(struct cm_cleaner *cleaner, uint64_t offset, const struct
         cm_table_enter(mover, hash, &section);
     else if (!cm_table_try(mover, hash, &section))
         return CM_E_BUSY;
-    _Atomic uint64_t *link = cm_table_link_to(mover, &section, hash, offset);
+    bool is_fragment = cm_record_shape(record).kind == CM_KIND_FRAGMENT;
+    _Atomic uint64_t *link = is_fragment ? cm_table_link_to_fragment(mover, &section, hash, offset)
+                                         : cm_table_link_to(mover, &section, hash, offset);
     if (!link) {
         cm_section_leave(&section);
         return 0;
@@ -164,7 +164,7 @@ static int move_record(struct cm_cleaner *cleaner, uint64_t offset, const struct
     cm_record_copy(copy, record, len_bytes);
     cm_append_written(mover, len_bytes);
     uint64_t expires_ms = atomic_load_explicit(&copy->expires_ms, memory_order_relaxed);
-    if (expires_ms && cm_record_shape(copy).kind != CM_KIND_FRAGMENT)
+    if (expires_ms && !is_fragment)
         cm_chunk_note_expiry(cleaner->segment, to, expires_ms);
     cm_table_relink(mover, &section, link, offset, to, len_bytes);
     cleaner->copied_bytes += len_bytes;

@@ -65,12 +65,14 @@ void cm_record_write(struct cm_record *record, struct cm_shape shape, uint64_t h
     }
 }
 
-void cm_record_write_fragment(struct cm_record *record, uint64_t hash, const uint8_t *bytes, uint32_t len) {
+void cm_record_write_fragment(struct cm_record *record, uint64_t hash, uint64_t list, uint64_t before,
+                              const uint8_t *bytes, uint32_t len) {
     store_word(&record->shape, cm_shape_pack((struct cm_shape){CM_KIND_FRAGMENT, 0, len}));
     store_word(&record->next, 0);
     store_word(&record->hash, hash);
-    /* A fragment's bytes begin where an entry has its version. */
-    store_bytes(&record->version, bytes, len);
+    store_word(&record->list, list);
+    store_word(&record->before, before);
+    store_bytes(record->payload, bytes, len);
 }
 
 void cm_record_copy(struct cm_record *to, const struct cm_record *from, uint64_t len_bytes) {
@@ -104,7 +106,7 @@ static bool open_fragment(struct cm_payload *payload, uint64_t offset) {
         !fits(payload->segment, offset, cm_shape_bytes(shape)))
         return false;
     payload->fragment = fragment;
-    payload->words = &fragment->version;
+    payload->words = fragment->payload;
     payload->left = shape.value_len;
     payload->at = offset;
     return true;

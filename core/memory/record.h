@@ -4,7 +4,7 @@
  *                   a number: the number in 8 bytes, then the key
  *                   bytes: the key, then the value
  *                   long: a link to the first fragment; key and value lie in the fragments
- *     fragment  shape next hash, then a part of key and value
+ *     fragment  shape next hash list before, then a part of key and value
  *
  * Keys and values each begin at a multiple of 8 bytes, and the bytes between are zero. All of it is read and
  * written in words of 8 bytes with relaxed atomics: a reader may be looking at a record whose chunk is being
@@ -22,12 +22,18 @@ struct cm_record {
     _Atomic uint64_t shape; /* {value bytes 32, key bytes 16, kind 16}; a fragment's: its bytes, 0, kind */
     _Atomic uint64_t next;
     _Atomic uint64_t hash;
-    _Atomic uint64_t version; /* from here on an entry's alone; a cached one's tag */
-    _Atomic uint64_t expires_ms;
+    union {
+        _Atomic uint64_t version; /* a cached one's tag */
+        _Atomic uint64_t list;    /* a fragment's: the number of the list that it was written for */
+    };
+    union {
+        _Atomic uint64_t expires_ms;
+        _Atomic uint64_t before; /* a fragment's: the record that leads here, while the list is linked */
+    };
     _Atomic uint64_t payload[];
 };
 
-enum { CM_ENTRY_BYTES = 40, CM_FRAGMENT_BYTES = 24, CM_HEAD_BYTES = CM_ENTRY_BYTES + 8 };
+enum { CM_ENTRY_BYTES = 40, CM_FRAGMENT_BYTES = 40, CM_HEAD_BYTES = CM_ENTRY_BYTES + 8 };
 
 struct cm_shape {
     enum cm_kind kind;
@@ -54,6 +60,11 @@ static inline uint64_t cm_words(uint64_t bytes) {
     return (bytes + 7) & ~UINT64_C(7);
 }
 
+/* The link to the first fragment, or from one to the next. */
+static inline _Atomic uint64_t *cm_record_rest(struct cm_record *record) {
+    return cm_record_shape(record).kind == CM_KIND_LONG ? record->payload : &record->next;
+}
+
 /* What the whole record takes in its chunk; 0 for a shape that is none. */
 uint64_t cm_shape_bytes(struct cm_shape shape);
 
@@ -72,7 +83,8 @@ static inline struct cm_record *cm_record_at(const struct cm_segment *segment, u
 
 void cm_record_write(struct cm_record *record, struct cm_shape shape, uint64_t hash, uint64_t expires_ms,
                      struct cm_bytes key, struct cm_bytes value);
-void cm_record_write_fragment(struct cm_record *record, uint64_t hash, const uint8_t *bytes, uint32_t len);
+void cm_record_write_fragment(struct cm_record *record, uint64_t hash, uint64_t list, uint64_t before,
+                              const uint8_t *bytes, uint32_t len);
 /* Copies a whole record's words. */
 void cm_record_copy(struct cm_record *to, const struct cm_record *from, uint64_t len_bytes);
 

@@ -126,6 +126,7 @@ struct cm_header {
     _Atomic uint32_t lowest_free; /* no chunk below is free */
     _Atomic int32_t free_chunks;  /* the master counts afresh */
     _Atomic uint32_t reached;     /* from here on no chunk has ever been used: they are free holes */
+    _Atomic uint64_t lists;       /* of fragments, begun so far: each has a number of its own */
     _Atomic uint32_t rung;        /* the bell has been rung for these and not been heard yet: CM_RING_... */
     struct cm_cache cache;
 };

@@ -235,31 +235,57 @@ void cm_table_store_expiry(struct cm_participant *participant, struct cm_section
 
 _Atomic uint64_t *cm_table_link_to(struct cm_participant *participant, const struct cm_section *section,
                                    uint64_t hash, uint64_t offset) {
-    const struct cm_segment *segment = participant->segment;
-    _Atomic uint64_t *link = chain_of(group_in(segment, section), hash);
+    _Atomic uint64_t *link = chain_of(group_in(participant->segment, section), hash);
     while (load(link) && load(link) != offset) {
-        struct cm_record *record = cm_record_at(segment, load(link));
+        struct cm_record *record = cm_record_at(participant->segment, load(link));
         if (!record)
             return NULL;
-        if (load(&record->hash) == hash && cm_record_shape(record).kind == CM_KIND_LONG) {
-            _Atomic uint64_t *piece = record->payload;
-            struct cm_record *fragment;
-            while (load(piece) && load(piece) != offset && (fragment = cm_record_at(segment, load(piece))))
-                piece = &fragment->next;
-            if (load(piece) == offset)
-                return piece;
-        }
         link = &record->next;
     }
     return load(link) ? link : NULL;
 }
 
+/* Whether the list's entry is reachable, and so all of its fragments. */
+static bool is_linked(const struct cm_segment *segment, const struct cm_section *section, uint64_t hash,
+                      uint64_t list) {
+    struct cm_record *record;
+    for (const _Atomic uint64_t *link = chain_of(group_in(segment, section), hash);
+         (record = cm_record_at(segment, load(link))); link = &record->next) {
+        if (load(&record->hash) != hash || cm_record_shape(record).kind != CM_KIND_LONG)
+            continue;
+        const struct cm_record *first = cm_record_at(segment, load(record->payload));
+        if (first && load(&first->list) == list)
+            return true;
+    }
+    return false;
+}
+
+_Atomic uint64_t *cm_table_link_to_fragment(struct cm_participant *participant,
+                                            const struct cm_section *section, uint64_t hash,
+                                            uint64_t offset) {
+    const struct cm_segment *segment = participant->segment;
+    const struct cm_record *fragment = cm_record_at(segment, offset);
+    if (!fragment || !is_linked(segment, section, hash, load(&fragment->list)))
+        return NULL;
+    struct cm_record *before = cm_record_at(segment, load(&fragment->before));
+    _Atomic uint64_t *link = before ? cm_record_rest(before) : NULL;
+    return link && load(link) == offset ? link : NULL;
+}
+
 void cm_table_relink(struct cm_participant *participant, struct cm_section *section, _Atomic uint64_t *link,
                      uint64_t from, uint64_t to, uint32_t len_bytes) {
+    struct cm_segment *segment = participant->segment;
+    struct cm_record *copy = cm_record_at(segment, to);
+    enum cm_kind kind = cm_record_shape(copy).kind;
+    struct cm_record *rest = kind == CM_KIND_LONG || kind == CM_KIND_FRAGMENT
+                                 ? cm_record_at(segment, load(cm_record_rest(copy)))
+                                 : NULL;
+    if (rest)
+        store(&rest->before, to);
     /* As in cm_table_link; the sequence moves on because readers of the old place must notice when it is used
      * anew. */
     atomic_store_explicit(link, to, memory_order_release);
     cm_section_publish(participant, section);
-    cm_chunk_release(participant->segment, from, len_bytes);
+    cm_chunk_release(segment, from, len_bytes);
     cm_section_leave(section);
 }

@@ -95,10 +95,14 @@ uint64_t cm_table_store_number(struct cm_participant *participant, struct cm_sec
 void cm_table_store_expiry(struct cm_participant *participant, struct cm_section *section,
                            const struct cm_place *place, uint64_t expires_ms);
 
-/* The link that leads to the record at that offset, an entry or a fragment of one, in the section of its
- * hash's group; NULL where none does. */
+/* The link that leads to the entry at that offset, in the section of its hash's group; NULL where none does.
+ */
 _Atomic uint64_t *cm_table_link_to(struct cm_participant *participant, const struct cm_section *section,
                                    uint64_t hash, uint64_t offset);
+/* As above, to a fragment, which must be whole: in a closed chunk. The same few steps, however long the value
+ * is. */
+_Atomic uint64_t *cm_table_link_to_fragment(struct cm_participant *participant,
+                                            const struct cm_section *section, uint64_t hash, uint64_t offset);
 /* Puts a copy in the record's place. The version stays. Leaves. */
 void cm_table_relink(struct cm_participant *participant, struct cm_section *section, _Atomic uint64_t *link,
                      uint64_t from, uint64_t to, uint32_t len_bytes);

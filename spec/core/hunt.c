@@ -436,10 +436,15 @@ static void count_entry(struct hunt *hunt, uint32_t group, uint64_t *reachable, 
     struct cm_shape shape = cm_record_shape(record);
     if (shape.kind != CM_KIND_LONG)
         return;
-    uint64_t left = cm_words(shape.key_len) + cm_words(shape.value_len);
+    const uint64_t whole = cm_words(shape.key_len) + cm_words(shape.value_len);
+    uint64_t left = whole, before = offset, list = 0;
     for (offset = atomic_load(record->payload); offset; offset = atomic_load(&record->next)) {
         count_record(hunt, reachable, offset, audit);
         record = cm_record_at(&hunt->segment, offset);
+        HUNT_CHECK(atomic_load(&record->before) == before, "a fragment names another one before it");
+        HUNT_CHECK(left == whole || atomic_load(&record->list) == list, "a fragment of another list");
+        list = atomic_load(&record->list);
+        before = offset;
         HUNT_CHECK(cm_record_shape(record).kind == CM_KIND_FRAGMENT, "a fragment that is none");
         left -= cm_words(cm_record_shape(record).value_len);
     }

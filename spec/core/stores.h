@@ -181,10 +181,13 @@ static inline uint64_t stores_walk(const struct cm_segment *segment) {
             struct cm_record *record = cm_record_at(segment, offset);
             bool is_long = cm_record_shape(record).kind == CM_KIND_LONG;
             uint64_t piece = is_long ? atomic_load(record->payload) : 0;
-            while (piece) {
+            for (uint64_t before = offset; piece;) {
                 stores_reach(segment, piece);
-                assert_int_equal(cm_record_shape(cm_record_at(segment, piece)).kind, CM_KIND_FRAGMENT);
-                piece = atomic_load(&cm_record_at(segment, piece)->next);
+                struct cm_record *fragment = cm_record_at(segment, piece);
+                assert_int_equal(cm_record_shape(fragment).kind, CM_KIND_FRAGMENT);
+                assert_int_equal(atomic_load(&fragment->before), before);
+                before = piece;
+                piece = atomic_load(&fragment->next);
             }
             entries++;
             offset = atomic_load(&record->next);

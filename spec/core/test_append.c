@@ -57,9 +57,12 @@ static void each_piece(uint64_t offset, void (*visit)(struct oracle *, uint64_t,
                        struct oracle *oracle) {
     struct cm_shape shape = cm_record_shape(raw(offset));
     uint64_t next = shape.kind == CM_KIND_LONG ? raw(offset)->payload[0] : 0;
+    uint64_t before = offset;
     visit(oracle, offset, (uint32_t)cm_shape_bytes(shape));
     while (next) {
         uint64_t at = next;
+        assert_int_equal(raw(at)->before, before);
+        before = at;
         next = raw(at)->next;
         shape = cm_record_shape(raw(at));
         assert_int_equal(shape.kind, CM_KIND_FRAGMENT);

@@ -215,7 +215,7 @@ static void an_entry_may_end_where_the_chunks_end(void **state) {
     assert_false(cm_record_has_key(&segment, at, number, key));
 }
 
-/* A fragment is shorter than an entry's head, which is read before it is known what it is. */
+/* An entry's head is read before it is known what it is. */
 static void no_record_begins_where_an_entrys_head_would_not_fit(void **state) {
     (void)state;
     struct cm_bytes value = cm_bytes_of("a tail");
@@ -223,11 +223,12 @@ static void no_record_begins_where_an_entrys_head_would_not_fit(void **state) {
     uint64_t head = cm_segment_chunk_at(&segment, 0);
     uint8_t room[8];
     cm_record_write(raw(head), shape, 0, 0, (struct cm_bytes){0}, (struct cm_bytes){0});
-    for (uint64_t rest = CM_FRAGMENT_BYTES + 8; rest <= CM_HEAD_BYTES + 8; rest += 8) {
+    for (uint64_t rest = 8; rest <= CM_HEAD_BYTES + 8; rest += 8) {
         uint64_t at = chunks_end() - rest;
-        cm_record_write_fragment(raw(at), 0, value.data, (uint32_t)value.len);
-        raw(head)->payload[0] = at;
         bool fits = rest >= CM_HEAD_BYTES;
+        if (fits)
+            cm_record_write_fragment(raw(at), 0, 0, head, value.data, (uint32_t)value.len);
+        raw(head)->payload[0] = at;
         assert_int_equal(cm_record_at(&segment, at) != NULL, fits);
         assert_int_equal(cm_record_read_value(&segment, head, shape, room), fits);
     }
@@ -240,13 +241,13 @@ static uint64_t write_long(struct cm_bytes bytes, const size_t *lens, size_t cou
     uint64_t head = cm_segment_chunk_at(&segment, 100);
     cm_record_write(raw(head), (struct cm_shape){CM_KIND_LONG, 0, (uint32_t)bytes.len}, 0, 0,
                     (struct cm_bytes){0}, (struct cm_bytes){0});
-    _Atomic uint64_t *link = raw(head)->payload;
+    uint64_t last = head;
     for (size_t i = 0; i < count; i++) {
         uint64_t at = cm_segment_chunk_at(&segment, 90 - (uint32_t)i) + 8 * i;
-        cm_record_write_fragment(raw(at), 0, bytes.data, (uint32_t)lens[i]);
+        cm_record_write_fragment(raw(at), 0, 0, last, bytes.data, (uint32_t)lens[i]);
         bytes.data += lens[i];
-        *link = at;
-        link = &raw(at)->next;
+        *cm_record_rest(raw(last)) = at;
+        last = at;
     }
     return head;
 }

@@ -1057,10 +1057,13 @@ static void move_chunk(struct cm_participant *mover, uint32_t chunk) {
         len = cm_shape_bytes(cm_record_shape(record));
         uint64_t to;
         struct cm_section section;
-        if (cm_append_room(mover, len < CM_HEAD_BYTES ? CM_HEAD_BYTES : len, &to))
+        if (cm_append_room(mover, len, &to))
             return;
         cm_table_enter(mover, record->hash, &section);
-        _Atomic uint64_t *link = cm_table_link_to(mover, &section, record->hash, start + at);
+        bool is_fragment = cm_record_shape(record).kind == CM_KIND_FRAGMENT;
+        _Atomic uint64_t *link = is_fragment
+                                     ? cm_table_link_to_fragment(mover, &section, record->hash, start + at)
+                                     : cm_table_link_to(mover, &section, record->hash, start + at);
         if (!link) {
             cm_section_leave(&section);
             continue;
@@ -1724,19 +1727,58 @@ static void nothing_leads_to_what_is_not_linked(void **state) {
     assert_int_equal(place.shape.kind, CM_KIND_LONG);
     assert_ptr_equal(cm_table_link_to(&one, &section, key.hash, place.offset), place.link);
     uint64_t first = place.record->payload[0], second = cm_record_at(&segment, first)->next;
-    assert_ptr_equal(cm_table_link_to(&one, &section, key.hash, first), place.record->payload);
-    assert_ptr_equal(cm_table_link_to(&one, &section, key.hash, second),
+    assert_ptr_equal(cm_table_link_to_fragment(&one, &section, key.hash, first), place.record->payload);
+    assert_ptr_equal(cm_table_link_to_fragment(&one, &section, key.hash, second),
                      &cm_record_at(&segment, first)->next);
+    assert_null(cm_table_link_to(&one, &section, key.hash, first));
     assert_null(cm_table_link_to(&one, &section, key.hash, place.offset + 8));
-    assert_null(cm_table_link_to(&one, &section, key.hash, second + 8));
     cm_section_leave(&section);
     cm_table_enter(&one, absent.hash, &section);
     assert_null(cm_table_link_to(&one, &section, absent.hash, place.offset));
+    assert_null(cm_table_link_to_fragment(&one, &section, absent.hash, first));
     cm_section_leave(&section);
     assert_true(drop(&one, key) != 0);
     cm_table_enter(&one, key.hash, &section);
     assert_null(cm_table_link_to(&one, &section, key.hash, place.offset));
-    assert_null(cm_table_link_to(&one, &section, key.hash, first));
+    assert_null(cm_table_link_to_fragment(&one, &section, key.hash, first));
+    cm_section_leave(&section);
+}
+
+/* Neither the links to the fragments of a long value nor that nothing leads to those of its last one are
+ * looked for along its list: that would be as many steps for each of them as there are. */
+static void fragments_are_found_without_following_their_list(void **state) {
+    (void)state;
+    struct key_room room;
+    struct cm_key key = key_of(1, &room);
+    uint64_t pieces[2][64];
+    size_t count[2] = {0};
+    struct cm_section section;
+    struct cm_place place;
+    for (int i = 0; i < 2; i++) {
+        put_filled(&one, key, 5000, (uint64_t)i);
+        cm_table_enter(&one, key.hash, &section);
+        assert_true(cm_table_find(&one, &section, key, &place));
+        for (uint64_t at = place.record->payload[0]; at; at = cm_record_at(&segment, at)->next) {
+            assert_true(count[i] < 64);
+            pieces[i][count[i]++] = at;
+        }
+        cm_section_leave(&section);
+    }
+    assert_true(count[1] > 10);
+    cm_table_enter(&one, key.hash, &section);
+    /* Whoever follows the list does not come past its third fragment. */
+    struct cm_record *third = cm_record_at(&segment, pieces[1][2]);
+    uint64_t next = third->next;
+    third->next = pieces[1][2];
+    for (size_t n = 0; n < count[1]; n++) {
+        struct cm_record *before = n ? cm_record_at(&segment, pieces[1][n - 1]) : place.record;
+        if (n != 3)
+            assert_ptr_equal(cm_table_link_to_fragment(&one, &section, key.hash, pieces[1][n]),
+                             cm_record_rest(before));
+    }
+    for (size_t n = 0; n < count[0]; n++)
+        assert_null(cm_table_link_to_fragment(&one, &section, key.hash, pieces[0][n]));
+    third->next = next;
     cm_section_leave(&section);
 }
 
@@ -1853,6 +1895,7 @@ int main(void) {
         SMALL(an_expiry_takes_no_version_and_is_noted_at_the_chunk),
         SMALL(a_moved_record_is_the_same_entry),
         SMALL(nothing_leads_to_what_is_not_linked),
+        SMALL(fragments_are_found_without_following_their_list),
         SMALL(failed_allocations_change_nothing),
         SMALL(failed_allocations_of_an_owner_change_nothing),
     };
