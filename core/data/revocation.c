@@ -39,7 +39,9 @@ bool cm_revocation_end(struct cm_lockq *queue, struct cm_lock_entry *entry) {
     entry->revoking = false;
     struct cm_section section;
     struct cm_lock *lock = cm_lockname_enter(queue, entry, false, &section);
-    cm_word_store(&lock->state, cm_word_load(&lock->state) & ~CM_LOCK_REVOKED);
+    /* Who waits comes next: until its turn the lock is nobody else's. */
+    uint64_t handed = entry->waiting ? CM_LOCK_WAITED | CM_LOCK_HANDED : 0;
+    cm_word_store(&lock->state, (cm_word_load(&lock->state) & ~CM_LOCK_REVOKED) | handed);
     cm_section_leave(&section);
     if (entry->releaser.seat)
         queue->answer(queue->data, entry->releaser, 0, NULL, NULL);
