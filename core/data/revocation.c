@@ -72,6 +72,7 @@ static void check_lease(struct cm_lockq *queue, const struct cm_lock *lock, uint
 }
 
 void cm_lockq_end_leases(struct cm_lockq *queue) {
+    cm_lockname_sift_marks(queue); /* which may be made here alone, for a long time */
     const struct cm_segment *segment = queue->master->segment;
     uint64_t now_ms = queue->clock_ms();
     if (cm_word_load(&segment->header->earliest_lease_ms) > now_ms)
