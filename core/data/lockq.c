@@ -311,10 +311,14 @@ static int read_info(struct cm_lockq *queue, struct cm_hash128 name, struct cm_l
 /* What is over ends here, or its owner could renew what has been called free. */
 int cm_lockq_info(struct cm_lockq *queue, struct cm_bytes key, struct cm_lock_info *info) {
     struct cm_hash128 name = cm_lock_name(queue->master->segment, key);
-    int err = read_info(queue, name, info);
+    struct cm_lock_info found;
+    int err = read_info(queue, name, &found);
     if (err == CM_LOCK_ASK && cm_revocation_end_lease(queue, name))
-        err = read_info(queue, name, info);
-    return err == 0 ? 0 : CM_E_NOTFOUND;
+        err = read_info(queue, name, &found);
+    if (err)
+        return CM_E_NOTFOUND;
+    *info = found;
+    return 0;
 }
 
 /* --- fences of others --- */

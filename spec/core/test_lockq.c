@@ -618,7 +618,6 @@ static void a_lease_that_is_over_is_taken_for_who_waits(void **state) {
     assert_waits(first);
     assert_int_equal(info_of(0).lease_ms, 1);
     turn(1);
-    assert_int_equal(info_of(0).seat, 0);
     cm_lockq_look(&queue);
     struct cm_lock_id id = granted(first, true);
     assert_true(id.token > grant.id.token);
@@ -1619,8 +1618,13 @@ static void random_renewal(int who, size_t n) {
 static void check_model(void) {
     assert_int_equal(answer_count, world.expected);
     for (size_t n = 0; n < MODEL_NAMES; n++) {
-        const struct model *lock = &world.locks[n];
+        struct model *lock = &world.locks[n];
         struct cm_lock_info info = info_of(n);
+        /* Who asks after a lease that is over ends it. */
+        if (lock->owner && model_is_over(lock)) {
+            model_revoke(lock, true, 0);
+            model_settle(lock);
+        }
         bool held = lock->owner && !model_is_over(lock);
         assert_int_equal(info.seat, held ? seat(lock->owner) : 0);
         if (!held)

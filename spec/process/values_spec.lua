@@ -440,7 +440,7 @@ describe("set, get and remove", function()
           _, message, code = memory.set("k" .. stored, ("x"):rep(10000))
           stored = stored + (code and 0 or 1)
         until code
-        print(code, type(message), stored >= 80 and stored <= 105)
+        print(code, type(message), stored >= 70 and stored <= 105)
         print(select(3, memory.set("old", ("b"):rep(50000))))
         print(memory.get("old") == ("a"):rep(1000))
         for i = 0, 9 do assert(memory.remove("k" .. i) == "OK") end
