@@ -408,11 +408,11 @@ static void check_left(const struct operation *operation, const unsigned order[C
     }
 }
 
-static bool check_death(const struct death *death) {
+static bool check_death(struct death *death) {
     unsigned order[CACHED];
     prepare(death->operation, order);
     cm_append_close(&hunt.participant);
-    hunt_start(&hunt, 0, be_victim, (void *)(uintptr_t)death);
+    hunt_start(&hunt, 0, be_victim, death);
     for (uint64_t deadline_ms = cm_clock_ms() + 5000; !hunt_is(&hunt, 0, WEXITED); hunt_pause())
         HUNT_CHECK(cm_clock_ms() < deadline_ms, "%s at %s: no end", death->operation->name, death->point);
     /* Each second time somebody waits already. */
@@ -490,10 +490,12 @@ static void test_master_meets_the_dead(void **state) {
 
 /* --- standing still --- */
 
+static const char *stop_point;
+
 static void stand(struct hunt_self *self) {
     struct cm_lru lru;
     cm_lru_init(&lru, &self->store);
-    cm_fault_arm(self->data, 1, CM_FAULT_STOP);
+    cm_fault_arm(stop_point, 1, CM_FAULT_STOP);
     set(&lru, NEW, 100, 2, 0);
 }
 
@@ -503,7 +505,8 @@ static void check_stop(const char *point) {
     for (unsigned n = 0; n < CACHED; n++)
         set(&master, n, 100, 1, 0);
     get(&master, 0);
-    hunt_start(&hunt, 0, stand, (void *)(uintptr_t)point);
+    stop_point = point;
+    hunt_start(&hunt, 0, stand, NULL);
     while (!hunt_is(&hunt, 0, WSTOPPED))
         hunt_pause();
     hunt_start(&hunt, 1, be_neighbour, NULL);

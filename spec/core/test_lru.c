@@ -1,5 +1,8 @@
 /* The caches of several seats on one segment against one list of what they should hold, in which order, on a
  * clock that the test turns. */
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+
 #include "spec/core/alloc_failure.h"
 #include "spec/core/caches.h"
 #include "spec/core/stores.h"
@@ -516,13 +519,79 @@ static void a_late_hit_stamps_nobody_else(void **state) {
     close_world();
 }
 
-/* What is said to have pages behind it has. */
-static void check_backed(void) {
-    const struct cm_segment *segment = &world.stores.segment;
+/* Gives the slot to as many other entries as there are generations, just before a hit reads the clock. */
+static struct cm_lru *meddler;
+
+static uint64_t meddling_clock(void) {
+    struct cm_lru *lru = meddler;
+    meddler = NULL;
+    for (int i = 0; lru && i < 256; i++) {
+        turn(atomic_load(&now_ns) + 8);
+        assert_int_equal(cm_lru_set(lru, text(i % 2 ? "b" : "c"), text("v"), 0), 0);
+    }
+    turn(atomic_load(&now_ns) + 8);
+    return clock_ns();
+}
+
+static void a_hit_is_none_when_its_generation_has_come_round(void **state) {
+    (void)state;
+    open_world(UINT64_C(16) << 20, &(struct cm_lru_options){.most_entries = 1});
+    assert_int_equal(cm_lru_set(&world.lrus[1], text("a"), text("v"), 0), 0);
+    uint8_t generation = cm_recency_generation(cm_recency_word(&world.stores.segment, 0));
+    meddler = &world.lrus[2];
+    world.lrus[1].clock_ns = meddling_clock;
+    struct cm_buf buf = {0};
+    struct cm_bytes value;
+    assert_int_equal(cm_lru_get(&world.lrus[1], text("a"), &buf, &value), CM_E_NOTFOUND);
+    uint64_t word = cm_recency_word(&world.stores.segment, 0);
+    assert_int_equal(cm_recency_generation(word), generation);
+    assert_int_equal(cm_recency_stamp(word), world.lrus[2].stamp);
+    cm_buf_deinit(&buf);
+    close_world();
+}
+
+/* Waking the master costs as much as dozens of inserts. */
+static void a_full_cache_does_not_ring(void **state) {
+    (void)state;
+    open_world(UINT64_C(16) << 20, &(struct cm_lru_options){.most_entries = 10});
+    struct cm_participant *participant = world.lrus[1].store->participant;
+    participant->bell = eventfd(0, EFD_CLOEXEC);
+    assert_true(participant->bell >= 0);
+    for (int i = 0; i < 1000; i++) {
+        turn(atomic_load(&now_ns) + 8);
+        char key[16];
+        snprintf(key, sizeof key, "k%d", i);
+        assert_int_equal(cm_lru_set(&world.lrus[1], text(key), text("v"), 0), 0);
+    }
+    assert_int_equal(atomic_load(&world.stores.segment.header->rung), 0);
+    close(participant->bell);
+    close_world();
+}
+
+static uint64_t pages_bytes(const struct cm_segment *segment) {
+    struct stat file;
+    assert_int_equal(fstat(segment->fd, &file), 0);
+    return (uint64_t)file.st_blocks * 512;
+}
+
+static void slots_have_pages_before_they_are_used(void **state) {
+    (void)state;
+    open_world(UINT64_C(16) << 20, &(struct cm_lru_options){0});
+    struct cm_segment *segment = &world.stores.segment;
     const struct cm_cache *cache = &segment->header->cache;
-    assert_true(cache->slots_used <= cache->slots_backed);
-    off_t start = (off_t)segment->layout.recency_at;
-    assert_true(lseek(segment->fd, start, SEEK_HOLE) >= start + (off_t)cache->slots_backed * 32);
+    uint64_t before = pages_bytes(segment);
+    assert_int_equal(cm_recency_reserve(segment), 0);
+    assert_true(cache->slots_backed > 0);
+    assert_int_equal(pages_bytes(segment) - before, (uint64_t)cache->slots_backed * 32);
+    uint32_t backed = cache->slots_backed;
+    for (uint32_t i = 0; i < backed; i++) {
+        assert_int_equal(cm_recency_reserve(segment), 0);
+        assert_int_equal(cache->slots_backed, backed);
+        cm_recency_take(segment, i, i);
+    }
+    assert_int_equal(cm_recency_reserve(segment), 0);
+    assert_true(cache->slots_backed > backed);
+    close_world();
 }
 
 static void slots_run_out_and_come_back(void **state) {
@@ -534,7 +603,6 @@ static void slots_run_out_and_come_back(void **state) {
         for (size_t n = 0; n < KEYS; n++) {
             turn(atomic_load(&now_ns) + 100);
             assert_int_equal(do_set(n, 10, 0), 0);
-            check_backed();
         }
         assert_int_equal(world.stats.entries, capacity);
         check_world();
@@ -584,6 +652,9 @@ int main(void) {
         cmocka_unit_test(an_age_is_over_to_the_millisecond),
         cmocka_unit_test(a_clock_that_stands_still_keeps_the_order_of_one_process),
         cmocka_unit_test(a_late_hit_stamps_nobody_else),
+        cmocka_unit_test(a_hit_is_none_when_its_generation_has_come_round),
+        cmocka_unit_test(a_full_cache_does_not_ring),
+        cmocka_unit_test(slots_have_pages_before_they_are_used),
         cmocka_unit_test(slots_run_out_and_come_back),
         cmocka_unit_test(failing_allocations_change_nothing),
     };
