@@ -1,5 +1,5 @@
--- Our side of scripts/bench/lru. Usage: clustermem run -w WORKERS --lru-max N lru.lua FOLDER ROW WORKERS SECONDS, FOLDER
--- being the one of this file.
+-- Our side of scripts/bench/lru. Usage: clustermem run -w WORKERS --lru-max N lru.lua FOLDER ROW WORKERS SECONDS,
+-- FOLDER being the one of this file.
 local memory = require "clustermem"
 local cluster = require "clustermem.cluster"
 local task = require "clustermem.task"

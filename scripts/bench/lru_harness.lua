@@ -1,5 +1,5 @@
--- What lru.lua and lru_nginx.lua have in common, in the language that Lua 5.4 and LuaJIT share: which keys are looked up,
--- and the figures. The loop is each store's own, as in memory_harness.lua. Called with this folder.
+-- What lru.lua and lru_nginx.lua have in common, in the language that Lua 5.4 and LuaJIT share: which keys are looked
+-- up, and the figures. The loop is each store's own, as in memory_harness.lua. Called with this folder.
 --
 -- A store has, besides what together.lua needs:
 --
@@ -40,7 +40,8 @@ local function makeOrder(seed)
   return order
 end
 
--- The part of these look-ups that an exact cache of that capacity answers: a list of its keys in the order of their use.
+-- The part of these look-ups that an exact cache of that capacity answers once it is full: a list of its keys in the
+-- order of their use.
 local function exact()
   local order = makeOrder(1)
   local before, after, entries, hits = { [0] = 0 }, { [0] = 0 }, 0, 0
@@ -48,7 +49,7 @@ local function exact()
     after[before[key]], before[after[key]] = after[key], before[key]
     before[key] = nil
   end
-  for pass = 1, 2 do
+  for _ = 1, 2 do
     hits = 0
     for i = 1, LOOKUPS do
       local key = order[i]

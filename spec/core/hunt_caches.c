@@ -94,9 +94,9 @@ struct list {
 
 static void list_set(struct list *list, unsigned n, uint64_t at) {
     if (!list->used[n] && list->count == ORDER_MOST) {
-        unsigned oldest = ORDER_KEYS;
-        for (unsigned i = 0; i < ORDER_KEYS; i++) {
-            if (list->used[i] && (oldest == ORDER_KEYS || list->used[i] < list->used[oldest]))
+        unsigned oldest = 0;
+        for (unsigned i = 1; i < ORDER_KEYS; i++) {
+            if (list->used[i] && (!list->used[oldest] || list->used[i] < list->used[oldest]))
                 oldest = i;
         }
         list->used[oldest] = 0;
