@@ -90,6 +90,7 @@ static void add_key(struct text *text, const struct cm_lock_entry *entry) {
 
 bool cm_deadlock_closes(struct cm_lockq *queue, struct cm_lock_entry *entry,
                         const struct cm_lock_request *request, char text[CM_DEADLOCK_TEXT_BYTES]) {
+    text[0] = '\0';
     if (!request->task || !leads_back(queue, entry, request))
         return false;
     struct text words = {.data = text};

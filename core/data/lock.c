@@ -32,7 +32,7 @@ typedef unsigned __int128 cm_u128;
 
 size_t cm_lock_id_format(struct cm_lock_id id, char text[CM_LOCK_ID_BYTES]) {
     cm_u128 value = (cm_u128)id.token << CM_LOCK_SLOT_BITS | id.slot;
-    char digits[CM_LOCK_ID_BYTES];
+    char digits[CM_LOCK_ID_BYTES] = {0};
     size_t len = 0;
     for (; value > UINT64_MAX; value /= 10)
         digits[len++] = (char)('0' + (int)(value % 10));

@@ -132,10 +132,11 @@ void cm_lockname_sift_marks(struct cm_lockq *queue) {
     queue->marks_count = kept - over;
     /* A death may have brought many at once. */
     if (queue->marks_room > 4 * queue->marks_most) {
-        struct cm_lock_mark *marks = realloc(queue->marks, 2 * queue->marks_most * sizeof *marks);
+        uint32_t room = 2 * queue->marks_most + 1;
+        struct cm_lock_mark *marks = realloc(queue->marks, room * sizeof *marks);
         if (marks) {
             queue->marks = marks;
-            queue->marks_room = 2 * queue->marks_most;
+            queue->marks_room = room;
         }
     }
 }

@@ -20,7 +20,7 @@ static struct cm_lock_waiter *head_of(const struct cm_lock_entry *entry) {
     return CM_LIST_ITEM(entry->waiters.next, struct cm_lock_waiter, link);
 }
 
-static void remove_waiter(struct cm_lockq *queue, struct cm_lock_waiter *waiter) {
+static void unlink_waiter(struct cm_lockq *queue, struct cm_lock_waiter *waiter) {
     struct cm_lock_entry *entry = waiter->entry;
     cm_list_remove(&waiter->link);
     cm_list_remove(&waiter->seat_link);
@@ -29,6 +29,10 @@ static void remove_waiter(struct cm_lockq *queue, struct cm_lock_waiter *waiter)
         cm_index_remove(&queue->tasks, &waiter->by_task);
     entry->waiting--;
     entry->fair -= waiter->fair;
+}
+
+static void remove_waiter(struct cm_lockq *queue, struct cm_lock_waiter *waiter) {
+    unlink_waiter(queue, waiter);
     free(waiter);
 }
 
@@ -76,19 +80,17 @@ static uint64_t deadline_in(const struct cm_lockq *queue, uint64_t lease_ms) {
 static void hand_over(struct cm_lockq *queue, struct cm_lock_entry *entry, struct cm_lock *lock,
                       struct cm_section *section) {
     struct cm_lock_waiter *head = head_of(entry);
-    struct cm_lock_asker asker = head->asker;
-    uint64_t task = head->task;
-    uint64_t deadline_ms = deadline_in(queue, head->lease_ms);
-    remove_waiter(queue, head);
+    unlink_waiter(queue, head);
     if (entry->waiting)
         cm_word_store(&lock->head_since_ms, head_of(entry)->since_ms);
     struct cm_grant grant = {.abandoned = cm_word_load(&lock->state) & CM_LOCK_ABANDONED};
     uint64_t token;
-    cm_lock_hold(queue->master->segment, lock, asker.seat, task, deadline_ms, flags_for(queue, entry),
-                 &token);
+    cm_lock_hold(queue->master->segment, lock, head->asker.seat, head->task,
+                 deadline_in(queue, head->lease_ms), flags_for(queue, entry), &token);
     grant.id = cm_lockname_id(queue, entry, lock, token);
     cm_section_leave(section);
-    queue->answer(queue->data, asker, 0, &grant, NULL);
+    queue->answer(queue->data, head->asker, 0, &grant, NULL);
+    free(head);
 }
 
 void cm_lockq_settle(struct cm_lockq *queue, struct cm_lock_entry *entry) {

@@ -277,8 +277,9 @@ static void chunks_that_are_used_again_are_swept_anew(void **state) {
         cm_expiry_sweep(&stores.sweep, master(), now + 1, (unsigned)random_below(&random, 1500));
         uint64_t cursor = 0, removed = 0;
         if (round % 3 == 0)
-            assert_int_equal(
-                cm_store_clear(worker(), (struct cm_bytes){0}, &cursor, UINT32_MAX, &(struct cm_store_clearing){0}, &removed), 0);
+            assert_int_equal(cm_store_clear(worker(), (struct cm_bytes){0}, &cursor, UINT32_MAX,
+                                            &(struct cm_store_clearing){0}, &removed),
+                             0);
         cm_cleaner_stock(&stores.segment, round % 2);
         for (uint64_t n = 0; n < 300; n++)
             put(n, random_below(&random, 300), now + 3);

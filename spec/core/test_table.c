@@ -1750,7 +1750,7 @@ static void fragments_are_found_without_following_their_list(void **state) {
     (void)state;
     struct key_room room;
     struct cm_key key = key_of(1, &room);
-    uint64_t pieces[2][64];
+    uint64_t pieces[2][64] = {{0}};
     size_t count[2] = {0};
     struct cm_section section;
     struct cm_place place;
