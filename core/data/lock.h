@@ -17,7 +17,7 @@ enum {
     CM_LOCK_BUCKET_BITS = 3, /* of a slot: the place in the bucket; the last is the master's memory */
     CM_LOCK_SLOT_BITS = 16,  /* of a lockId */
     CM_LOCK_ID_BYTES = 32,   /* enough for one as text */
-    CM_LOCK_PATIENCE_MS = 1, /* of the first in the queue; then the lock is handed over to it */
+    CM_LOCK_PATIENCE_MS = 1, /* of who is first in the queue; then the lock is handed over to it */
 };
 
 /* What a state is made of: {token 60, flags 4}. Token 0: free. */
@@ -36,7 +36,7 @@ struct cm_lock {
     _Atomic uint64_t owner;       /* a seat */
     _Atomic uint64_t task;        /* of the owner that took it; 0: none */
     _Atomic uint64_t deadline_ms; /* of a held one: its lease's end, 0: none; of an abandoned one its mark */
-    _Atomic uint64_t head_since_ms; /* since when the first in the queue waits */
+    _Atomic uint64_t head_since_ms; /* since when who is first in the queue has been that */
     uint64_t spare;
 };
 

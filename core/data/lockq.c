@@ -22,6 +22,8 @@ static struct cm_lock_waiter *head_of(const struct cm_lock_entry *entry) {
 
 static void unlink_waiter(struct cm_lockq *queue, struct cm_lock_waiter *waiter) {
     struct cm_lock_entry *entry = waiter->entry;
+    if (waiter == head_of(entry))
+        entry->head_since_ms = queue->clock_ms();
     cm_list_remove(&waiter->link);
     cm_list_remove(&waiter->seat_link);
     cm_heap_remove(&queue->timeouts, &waiter->timeout);
@@ -46,7 +48,6 @@ static int add_waiter(struct cm_lockq *queue, struct cm_lock_entry *entry,
                                       .asker = request->asker,
                                       .task = request->task,
                                       .lease_ms = request->lease_ms,
-                                      .since_ms = now_ms,
                                       .fair = request->fair};
     waiter->timeout.key = now_ms + request->timeout_ms;
     if (request->timeout_ms != CM_LOCK_NO_TIMEOUT && cm_heap_add(&queue->timeouts, &waiter->timeout)) {
@@ -55,6 +56,8 @@ static int add_waiter(struct cm_lockq *queue, struct cm_lock_entry *entry,
     }
     if (waiter->task)
         cm_index_add(&queue->tasks, &waiter->by_task, cm_deadlock_hash(request->asker.seat, request->task));
+    if (!entry->waiting)
+        entry->head_since_ms = now_ms;
     cm_list_append(&entry->waiters, &waiter->link);
     cm_list_append(&queue->seats[request->asker.seat], &waiter->seat_link);
     entry->waiting++;
@@ -66,7 +69,7 @@ static int add_waiter(struct cm_lockq *queue, struct cm_lock_entry *entry,
 static uint64_t flags_for(const struct cm_lockq *queue, const struct cm_lock_entry *entry) {
     if (!entry->waiting)
         return 0;
-    bool impatient = queue->clock_ms() > head_of(entry)->since_ms + CM_LOCK_PATIENCE_MS;
+    bool impatient = queue->clock_ms() > entry->head_since_ms + CM_LOCK_PATIENCE_MS;
     return CM_LOCK_WAITED | (entry->fair || impatient ? CM_LOCK_HANDED : 0);
 }
 
@@ -82,7 +85,7 @@ static void hand_over(struct cm_lockq *queue, struct cm_lock_entry *entry, struc
     struct cm_lock_waiter *head = head_of(entry);
     unlink_waiter(queue, head);
     if (entry->waiting)
-        cm_word_store(&lock->head_since_ms, head_of(entry)->since_ms);
+        cm_word_store(&lock->head_since_ms, entry->head_since_ms);
     struct cm_grant grant = {.abandoned = cm_word_load(&lock->state) & CM_LOCK_ABANDONED};
     uint64_t token;
     cm_lock_hold(queue->master->segment, lock, head->asker.seat, head->task,
@@ -115,7 +118,7 @@ void cm_lockq_settle(struct cm_lockq *queue, struct cm_lock_entry *entry) {
             uint64_t deadline_ms = cm_word_load(&lock->deadline_ms);
             bool over = entry->waiting && deadline_ms && deadline_ms <= queue->clock_ms();
             if (entry->waiting)
-                cm_word_store(&lock->head_since_ms, head_of(entry)->since_ms);
+                cm_word_store(&lock->head_since_ms, entry->head_since_ms);
             /* Its owner may release it meanwhile. */
             again = !cm_word_swap(&lock->state, state, cm_lock_token(state) << 4 | flags_for(queue, entry));
             cm_section_leave(&section);

@@ -3,9 +3,12 @@
  * and it waits for nobody but who owns a bucket (core/memory/participant).
  *
  * Requests are granted in their order. A newcomer may take a lock that is free at that moment past a waiter;
- * once the first waiter has waited a millisecond, or one of them is fair, a release hands it over instead
- * (normal and starvation mode of Go's sync.Mutex). A request that would close a cycle of tasks that wait for
- * each other's locks is refused (Holt, "Some Deadlock Properties of Computer Systems", 1972). */
+ * once one has been the first of the waiters for a millisecond, or one of them is fair, a release hands it
+ * over instead (normal and starvation mode of Go's sync.Mutex). The first, not the one that has waited
+ * longest: else, where everybody comes back at once, each would have to give the lock up to an impatient
+ * successor after one turn, but those whom chance has put before a patient one. A request that would close a
+ * cycle of tasks that wait for each other's locks is refused (Holt, "Some Deadlock Properties of Computer
+ * Systems", 1972). */
 #ifndef CM_DATA_LOCKQ_H
 #define CM_DATA_LOCKQ_H
 
@@ -38,7 +41,8 @@ struct cm_lock_entry {
     struct cm_list active;
     struct cm_list waiters; /* in the order of their requests */
     uint32_t waiting;
-    uint32_t fair; /* of them */
+    uint32_t fair;          /* of them */
+    uint64_t head_since_ms; /* as in its lock */
     bool revoking;
     struct cm_barrier barrier;     /* of the revocation, once it is begun */
     struct cm_lock_asker releaser; /* is answered when that is over; seat 0: nobody */
@@ -56,7 +60,6 @@ struct cm_lock_waiter {
     struct cm_lock_asker asker;
     uint64_t task;
     uint64_t lease_ms;
-    uint64_t since_ms;
     bool fair;
 };
 
