@@ -8,7 +8,7 @@ foreach(module ${MODULES})
     string(REGEX REPLACE "(/init)?\\.lua$" "" name ${module})
     string(REPLACE "/" "." name ${name})
     string(APPEND arrays "static const unsigned char source_${index}[] = {${bytes}};\n")
-    string(APPEND rows "    {\"${name}\", \"@${module}\", source_${index}, sizeof source_${index}},\n")
+    string(APPEND rows "    {\"${name}\", \"=${module}\", source_${index}, sizeof source_${index}},\n")
     math(EXPR index "${index} + 1")
 endforeach()
 file(WRITE ${OUTPUT} "#include \"bind/modules.h\"\n\n${arrays}

@@ -6,7 +6,7 @@
 
 struct cm_module {
     const char *name;            /* "clustermem.task" */
-    const char *chunk;           /* "@clustermem/task.lua", for tracebacks */
+    const char *chunk;           /* "=clustermem/task.lua": no file of a user has such a name */
     const unsigned char *source; /* its text */
     size_t source_len;
 };

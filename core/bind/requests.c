@@ -32,7 +32,7 @@ int cm_requests_issue(lua_State *L, struct cm_vm *vm, const struct cm_writer *wr
 
 /* The first line up the stack that is neither C's nor of one of our modules. */
 _Noreturn void cm_requests_blame(lua_State *L) {
-    static const char ours[] = "@clustermem/";
+    static const char ours[] = "=clustermem/";
     lua_Debug frame;
     for (int level = 1; lua_getstack(L, level, &frame); level++) {
         lua_getinfo(L, "Sl", &frame);

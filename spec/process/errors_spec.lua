@@ -22,6 +22,12 @@ describe("an error that nobody catches", function()
     ]], "worker 1: app.lua:1: boom\nstack traceback:\n", "app.lua:2: in [%w ]*'outer'", "app.lua:3: in main chunk")
   end)
 
+  it("names the line of a script also in a folder that is called as our modules are", function()
+    fatal([[
+      load("local memory = ...\nmemory.set(5, 1)", "@clustermem/mine.lua")(memory)
+    ]], "worker 1: clustermem/mine.lua:2: set: the key must be")
+  end)
+
   it("in the main task after it has waited", function()
     fatal("task.sleep(1)\nmemory.get('k')\nerror 'boom'", "worker 1: app.lua:3: boom\nstack traceback:\n", "main chunk")
   end)
