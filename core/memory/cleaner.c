@@ -99,23 +99,52 @@ static uint32_t gain(const struct cm_segment *segment, const struct cm_chunk *ch
     return (uint32_t)used - live_bytes + (rest > lost ? rest - lost : 0);
 }
 
-/* The closed chunk in which the most is to be won, if that is at least so much. */
+/* 0: it is not one to be cleaned. */
+static uint32_t gain_of(const struct cm_segment *segment, uint32_t chunk) {
+    struct cm_chunk_word word = cm_chunk_unpack(cm_chunk_load(segment, chunk));
+    if (word.state != CM_CHUNK_CLOSED || word.live_bytes == 0)
+        return 0;
+    return gain(segment, &segment->chunks[chunk], word.live_bytes);
+}
+
+/* Keeps the candidates sorted, and of more than there is room for the better ones. */
+static void note_candidate(struct cm_cleaner *cleaner, struct cm_candidate candidate) {
+    struct cm_candidate *candidates = cleaner->candidates;
+    uint32_t at;
+    if (cleaner->candidate_count < CM_CLEANER_CANDIDATES) {
+        at = cleaner->candidate_count++;
+        for (; at && candidates[at - 1].gain_bytes > candidate.gain_bytes; at--)
+            candidates[at] = candidates[at - 1];
+    } else if (candidates[0].gain_bytes < candidate.gain_bytes) {
+        for (at = 0; at + 1 < CM_CLEANER_CANDIDATES && candidates[at + 1].gain_bytes < candidate.gain_bytes;
+             at++)
+            candidates[at] = candidates[at + 1];
+    } else {
+        return;
+    }
+    candidates[at] = candidate;
+}
+
+/* The closed chunk in which the most is to be won, if that is at least so much. All are looked at only now
+ * and then: there may be many, and cleaning one changes little for the others. */
 static bool seize_emptiest(struct cm_cleaner *cleaner, unsigned least_per_mille) {
     struct cm_segment *segment = cleaner->segment;
-    uint32_t best = CM_NO_CHUNK;
-    uint32_t most = (uint32_t)((uint64_t)segment->layout.chunk_bytes * least_per_mille / 1000);
-    uint32_t reached = cm_chunk_reached(segment);
-    for (uint32_t i = 0; i < reached; i++) {
-        struct cm_chunk_word word = cm_chunk_unpack(cm_chunk_load(segment, i));
-        if (word.state != CM_CHUNK_CLOSED || word.live_bytes == 0)
-            continue;
-        uint32_t won = gain(segment, &segment->chunks[i], word.live_bytes);
-        if (won > most) {
-            best = i;
-            most = won;
+    uint32_t least = (uint32_t)((uint64_t)segment->layout.chunk_bytes * least_per_mille / 1000);
+    for (bool looked = false;; looked = true) {
+        while (cleaner->candidate_count) {
+            uint32_t chunk = cleaner->candidates[--cleaner->candidate_count].chunk;
+            if (gain_of(segment, chunk) > least && seize(cleaner, chunk))
+                return true;
+        }
+        if (looked)
+            return false;
+        uint32_t reached = cm_chunk_reached(segment);
+        for (uint32_t i = 0; i < reached; i++) {
+            uint32_t won = gain_of(segment, i);
+            if (won > least)
+                note_candidate(cleaner, (struct cm_candidate){i, won});
         }
     }
-    return best != CM_NO_CHUNK && seize(cleaner, best);
 }
 
 /* --- cleaning --- */
@@ -276,14 +305,21 @@ int cm_cleaner_make_room(struct cm_cleaner *cleaner, uint64_t bytes, uint64_t fr
         /* What grows by nothing is not refused. */
         if (bytes > limit || (bytes > freed_bytes && kept > limit - bytes))
             return CM_E_NOMEMORY;
-        if (census.free > bytes / segment->layout.chunk_bytes * 17 / 16 + 1)
+        uint64_t needed = bytes / segment->layout.chunk_bytes * 17 / 16 + 2;
+        if (census.free >= needed)
             return 0;
-        release_parked(cleaner);
-        if (cleaner->victim == CM_NO_CHUNK && !seize_marked(cleaner) &&
-            !seize_emptiest(cleaner, NEED_PER_MILLE))
-            return CM_E_NOMEMORY;
-        if (clean(cleaner, UINT32_MAX, true) != CM_CLEANED_ENOUGH)
-            return CM_E_NOMEMORY;
+        /* Each victim frees one at the most, so there is no need to count before. */
+        for (uint64_t i = census.free; i < needed; i++) {
+            release_parked(cleaner);
+            bool seized = cleaner->victim != CM_NO_CHUNK || seize_marked(cleaner) ||
+                          seize_emptiest(cleaner, NEED_PER_MILLE);
+            if (!seized && i == census.free)
+                return CM_E_NOMEMORY;
+            if (!seized)
+                break;
+            if (clean(cleaner, UINT32_MAX, true) != CM_CLEANED_ENOUGH)
+                return CM_E_NOMEMORY;
+        }
     }
 }
 

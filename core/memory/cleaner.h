@@ -11,6 +11,8 @@
 #include "memory/chunk.h"
 #include "memory/table.h"
 
+enum { CM_CLEANER_CANDIDATES = 32 };
+
 struct cm_cleaner {
     struct cm_segment *segment;
     struct cm_participant mover; /* copies, in the master's name */
@@ -18,8 +20,14 @@ struct cm_cleaner {
     uint32_t reserve_count;
     uint64_t *marks; /* a bit for each chunk that is to be evacuated */
     uint32_t marked;
-    uint32_t victim;  /* being cleaned, or CM_NO_CHUNK */
-    uint32_t at;      /* in it */
+    uint32_t victim; /* being cleaned, or CM_NO_CHUNK */
+    uint32_t at;     /* in it */
+    /* The chunks worth most when all were last looked at, the best last. */
+    struct cm_candidate {
+        uint32_t chunk;
+        uint32_t gain_bytes;
+    } candidates[CM_CLEANER_CANDIDATES];
+    uint32_t candidate_count;
     uint32_t *parked; /* cleaned, and still named by a hazard */
     uint32_t parked_count;
     uint32_t parked_room;
