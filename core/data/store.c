@@ -112,17 +112,31 @@ static uint64_t bytes_under(const struct cm_store *store, struct cm_key key) {
     return cm_append_bytes(store->participant->segment, key.bytes.len, value_len);
 }
 
-/* Has the master make room for the pairs, in the place of what is under their keys. */
-static int make_room(struct cm_store *store, const struct cm_pair *pairs, size_t count) {
-    const struct cm_segment *segment = store->participant->segment;
+static uint64_t bytes_of(const struct cm_segment *segment, const struct cm_pair *pairs, size_t count) {
     uint64_t bytes = 0;
-    uint64_t freed_bytes = 0;
     for (size_t i = 0; i < count; i++) {
         uint64_t value_len = pairs[i].value.is_number ? 8 : pairs[i].value.bytes.len;
         bytes += cm_append_bytes(segment, pairs[i].key.len, value_len);
-        freed_bytes += bytes_under(store, cm_table_key(segment, pairs[i].key));
     }
-    return store->make_room(store->data, bytes, freed_bytes);
+    return bytes;
+}
+
+/* Has the master make room for the pairs, in the place of what is under their keys. */
+static int make_room(struct cm_store *store, const struct cm_pair *pairs, size_t count) {
+    const struct cm_segment *segment = store->participant->segment;
+    uint64_t freed_bytes = 0;
+    for (size_t i = 0; i < count; i++)
+        freed_bytes += bytes_under(store, cm_table_key(segment, pairs[i].key));
+    return store->make_room(store->data, bytes_of(segment, pairs, count), freed_bytes);
+}
+
+/* Whether the pairs would reach into what is the master's alone to give out. */
+static bool is_short(const struct cm_store *store, const struct cm_pair *pairs, size_t count) {
+    const struct cm_segment *segment = store->participant->segment;
+    uint32_t spare = cm_chunk_spare(segment);
+    /* Others find out while they append. */
+    return spare == 0 ||
+           (store->make_room && bytes_of(segment, pairs, count) / segment->layout.chunk_bytes >= spare);
 }
 
 /* Appends the pairs' entries, whose offsets are what is to be linked. */
@@ -158,7 +172,7 @@ static int append_all(const struct cm_store *store, const struct cm_pair *pairs,
 static int append(struct cm_store *store, const struct cm_pair *pairs, size_t count, uint64_t expires_ms,
                   uint64_t *offsets) {
     int err = 0;
-    if (cm_chunk_few_free(store->participant->segment))
+    if (is_short(store, pairs, count))
         err = store->make_room ? make_room(store, pairs, count) : CM_E_NOMEMORY;
     if (!err)
         err = append_all(store, pairs, count, expires_ms, offsets);

@@ -140,9 +140,14 @@ static int claim_from(struct cm_participant *participant, uint32_t first, bool h
     return err;
 }
 
+uint32_t cm_chunk_spare(const struct cm_segment *segment) {
+    int64_t free = atomic_load_explicit(&segment->header->free_chunks, memory_order_relaxed);
+    int64_t floor = cm_chunk_floor(segment);
+    return free > floor ? (uint32_t)(free - floor) : 0;
+}
+
 bool cm_chunk_few_free(const struct cm_segment *segment) {
-    return atomic_load_explicit(&segment->header->free_chunks, memory_order_relaxed) <=
-           (int64_t)cm_chunk_floor(segment);
+    return cm_chunk_spare(segment) == 0;
 }
 
 int cm_chunk_claim(struct cm_participant *participant, uint32_t *index) {

@@ -52,7 +52,8 @@ uint64_t cm_chunk_limit_bytes(const struct cm_segment *segment);
  * master also when few are left. */
 int cm_chunk_claim(struct cm_participant *participant, uint32_t *index);
 
-/* Whether only the master may claim now, as the hint says. */
+/* How many free chunks are not the master's alone, as the hint says; and whether there are none. */
+uint32_t cm_chunk_spare(const struct cm_segment *segment);
 bool cm_chunk_few_free(const struct cm_segment *segment);
 
 /* Closes a chunk of the participant's, of which the first `used` bytes count. */

@@ -95,7 +95,7 @@ describe("a full memory", function()
       assert(memory.increment("number") == 1)
       assert(memory.set("newer", ("x"):rep(9500)) == "OK")
       assert(memory.clear("fill") == stored - 1)
-      assert(memory.set("large", ("x"):rep(800000)) == "OK")
+      assert(memory.set("large", ("x"):rep(700000)) == "OK")
       print "ok"
     ]])
   end)
@@ -104,13 +104,13 @@ describe("a full memory", function()
     prints("ok\n", [[
       assert(memory.expire("fill7", 300) == "OK")
       assert(memory.expire("fill8", 300) == "OK")
-      assert(code(memory.set("new", ("y"):rep(20000))) == "nomemory")
+      assert(code(memory.set("new", ("y"):rep(18000))) == "nomemory")
       local tries = 0
-      while not memory.set("new", ("y"):rep(20000)) do
+      while not memory.set("new", ("y"):rep(18000)) do
         task.sleep(1)
         tries = tries + 1
       end
-      assert(not memory.has("fill7") and memory.get("new") == ("y"):rep(20000))
+      assert(not memory.has("fill7") and memory.get("new") == ("y"):rep(18000))
       print(tries > 0 and "ok")
     ]])
   end)
