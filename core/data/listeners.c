@@ -153,6 +153,7 @@ static void become_ready(struct cm_listeners *listeners, struct cm_listened *lis
 bool cm_listeners_poll(struct cm_listeners *listeners) {
     for (;;) {
         if (cm_list_empty(&listeners->passing)) {
+            cm_barrier_deinit(&listeners->barrier); /* those that waited for it may be gone */
             if (cm_list_empty(&listeners->fresh))
                 return false;
             if (cm_barrier_begin(&listeners->barrier, listeners->set.segment))
