@@ -33,6 +33,16 @@ static int native_unlisten(lua_State *L) {
     return 0;
 }
 
+/* version(key) -> the version of what is there; 0: nothing */
+static int native_version(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    uint64_t version = 0;
+    if (!vm->detached)
+        cm_store_get(&vm->store, to_bytes(L, 1), NULL, NULL, &version, NULL);
+    lua_pushinteger(L, (lua_Integer)version);
+    return 1;
+}
+
 /* decode(bytes) -> the value that a change has come with */
 static int native_decode(lua_State *L) {
     struct cm_bytes bytes = to_bytes(L, 1);
@@ -45,6 +55,7 @@ void cm_listens_open(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"listen", native_listen},
         {"unlisten", native_unlisten},
+        {"version", native_version},
         {"decode", native_decode},
         {NULL, NULL},
     };

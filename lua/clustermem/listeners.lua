@@ -17,8 +17,13 @@ local scheduler = require "clustermem.scheduler"
 
 local listeners = {}
 
--- Changes that may wait for a callback before further ones of their keys become gaps.
-local MOST_WAITING = 1024
+-- What may wait for a callback before further changes become gaps: so many of them, and the bytes of their keys and
+-- values.
+local MOST_WAITING, MOST_BYTES = 1024, 1 << 20
+-- And before gaps of single keys become one of all: of these, and of the bytes with their keys.
+local MOST_GAPS, MOST_GAP_BYTES = 16384, 2 << 20
+-- Versions that a listener has read itself, until it has the master tell where they are in the stream of changes.
+local MOST_KNOWN = 1024
 -- Of a walk over the present entries.
 local SLICE = 1000
 
@@ -27,53 +32,136 @@ Listener.__index = Listener
 Listener.__name = "listener"
 
 -- What this process listens for, by prefix (true, false) and name: the listeners, and who waits until the first of
--- them is registered.
+-- them is registered. Finalizers may listen and unlisten in the midst of whatever allocates, so what is walked over
+-- here is either replaced as a whole or only appended to.
 local names = { [true] = {}, [false] = {} }
+-- The lengths of the prefixes, and how many there are of each.
+local lengths, counts = {}, {}
+-- All listeners. An end moves the last one to the place that is free: walked over from the last to the first, each is
+-- met.
+local everyone = {}
+
+local function countPrefix(prefix, by)
+  local len = #prefix
+  local count = (counts[len] or 0) + by
+  counts[len] = count > 0 and count or nil
+  if count > 1 or by < 0 and count > 0 then return end
+  local now = {}
+  for each in pairs(counts) do now[#now + 1] = each end
+  lengths = now
+end
+
+-- Makes a name known, or forgets it.
+local function put(key, prefix, name)
+  if prefix and not name ~= not names[prefix][key] then countPrefix(key, name and 1 or -1) end
+  names[prefix][key] = name
+end
 
 -- The next change to be told, or nil.
 local function take(listener)
-  local queue = listener.queue
-  local item = queue[listener.first]
-  if not item then
-    listener.first, listener.last = 1, 0
-    return nil
-  end
-  queue[listener.first] = nil
+  local item = listener.queue[listener.first]
+  if not item then return nil end
+  listener.queue[listener.first] = nil
   listener.first = listener.first + 1
+  if listener.first > listener.last then listener.first, listener.last = 1, 0 end
+  listener.bytes = listener.bytes - #item.key - (item.bytes and #item.bytes or 0)
   if listener.latest[item.key] == item then listener.latest[item.key] = nil end
+  if item.all then listener.all = false end
   return item
+end
+
+local function append(listener, item)
+  listener.last = listener.last + 1
+  listener.queue[listener.last] = item
+  listener.bytes = listener.bytes + #item.key + (item.bytes and #item.bytes or 0)
+end
+
+local function makeGap(listener, item)
+  listener.bytes = listener.bytes - (item.bytes and #item.bytes or 0)
+  item.cause, item.bytes = "gap", nil
+end
+
+-- Anything may have changed: it says so for all that would come behind it, until it is told.
+local function appendAll(listener)
+  if listener.all then return end
+  listener.all = true
+  append(listener, { key = listener.name, cause = "gap", all = true })
+end
+
+-- The versions that the listener knows are needed only for what was on its way when it read them. All of that has come
+-- before an answer of the master's, so they are forgotten behind one.
+local function forgetLater(listener)
+  if listener.count < MOST_KNOWN or listener.older or listener.present then return end
+  listener.older, listener.known, listener.count = listener.known, {}, 0
+  request.onReply(function(ok)
+    if not ok then return end -- they stay
+    append(listener, { key = "", forget = true })
+    listener.pump()
+  end, native.listen(listener.name, listener.prefix))
+end
+
+-- Notes that what is on its way still, and no newer than this, is not to be told any more.
+local function note(listener, key, version)
+  if not listener.known[key] then listener.count = listener.count + 1 end
+  listener.known[key] = version
+  forgetLater(listener)
+end
+
+-- Of the keys that were there at the beginning, one after the other; nil at the end.
+local function nextPresent(listener)
+  local present = listener.present
+  if not present then return nil end
+  local key = present[#present]
+  present[#present] = nil
+  if key then return { key = key, present = true } end
+  listener.present = nil
+  forgetLater(listener)
+  return nil
+end
+
+local function isKnown(listener, key, version)
+  local older = listener.older
+  return version <= (listener.known[key] or 0) or older ~= nil and version <= (older[key] or 0)
 end
 
 -- The value, its version and the cause that the callback gets; no cause: nothing is to be told.
 local function read(listener, item)
-  local known = listener.known[item.key] or 0
+  local key = item.key
+  if item.forget then
+    listener.older = nil
+    return nil
+  end
   if item.cause ~= "gap" and not item.present then
-    if item.version <= known then return nil end
+    if isKnown(listener, key, item.version) then return nil end
+    if not listener.prefix then note(listener, key, item.version) end
     return item.bytes and native.decode(item.bytes), item.version, item.cause
   end
-  if listener.prefix and item.key == listener.name and item.all then return nil, 0, "gap" end
-  local value, version = native.getVersioned(item.key)
-  if item.present and version == 0 or version ~= 0 and version <= known then return nil end
-  -- What is on its way still, and older than this, is not told any more.
-  if version ~= 0 then listener.known[item.key] = version end
-  return value, version, item.present and "set" or "gap"
+  if item.all and listener.prefix then return nil, 0, "gap" end
+  local value, version, code = native.getVersioned(key)
+  if code then error(version, 0) end
+  -- Another version than at the beginning comes as a change.
+  if item.present then return value, version, version ~= 0 and version == listener.known[key] and "set" or nil end
+  if version == 0 then return nil, 0, "gap" end
+  if isKnown(listener, key, version) then return nil end
+  note(listener, key, version)
+  return value, version, "gap"
 end
 
-local pump
-
-local function tell(listener, item)
-  if listener.gone then return end
-  local value, version, cause = read(listener, item)
-  if cause then listener.fn(value, { key = item.key, version = version, cause = cause }) end
+-- Tells the next change that is to be told, if there is one.
+local function tell(listener)
+  while not listener.gone do
+    local item = nextPresent(listener) or take(listener)
+    if not item then return end
+    local value, version, cause = read(listener, item)
+    if cause then return listener.fn(value, { key = item.key, version = version, cause = cause }) end
+  end
 end
 
 -- Has the next change told, if none is being told.
-function pump(listener)
-  if listener.busy or listener.gone then return end
-  local item = take(listener)
-  if not item then return end
+local function pump(listener)
+  if listener.busy or listener.gone or not listener.present and listener.first > listener.last then return end
   listener.busy = true
-  local task = scheduler.spawn(tell, listener, item)
+  local task = scheduler.spawn(tell, listener)
   table.insert(task.joiners, function()
     listener.busy = false
     pump(listener)
@@ -82,20 +170,27 @@ function pump(listener)
 end
 
 local function push(listener, item)
+  if listener.all then return end
   local waiting = listener.latest[item.key]
-  if waiting and listener.last - listener.first + 1 >= MOST_WAITING then
-    waiting.cause, waiting.bytes, waiting.present = "gap", nil, nil
+  local count = listener.last - listener.first + 1
+  local full = count > 0 and (count >= MOST_WAITING or listener.bytes + (item.bytes and #item.bytes or 0) > MOST_BYTES)
+  if full and waiting then
+    makeGap(listener, waiting)
     return
   end
-  listener.last = listener.last + 1
-  listener.queue[listener.last] = item
-  listener.latest[item.key] = item
+  if full then item.cause, item.bytes = "gap", nil end
+  if full and (count >= MOST_GAPS or listener.bytes + #item.key > MOST_GAP_BYTES) then
+    appendAll(listener)
+  else
+    append(listener, item)
+    listener.latest[item.key] = item
+  end
   pump(listener)
 end
 
-local function pushAll(name, item)
+local function pushAll(name, key, version, cause, bytes)
   for _, listener in ipairs(name.listeners) do
-    push(listener, { key = item.key, version = item.version, cause = item.cause, bytes = item.bytes, all = item.all })
+    push(listener, { key = key, version = version, cause = cause, bytes = bytes })
   end
 end
 
@@ -106,16 +201,20 @@ end
 -- @tparam ?string bytes the value, encoded
 function listeners.changed(key, version, cause, bytes)
   if key == "" then
-    for _, byName in pairs(names) do
-      for each, name in pairs(byName) do pushAll(name, { key = each, version = 0, cause = "gap", all = true }) end
+    for i = #everyone, 1, -1 do
+      local listener = everyone[i]
+      if listener then
+        appendAll(listener)
+        pump(listener)
+      end
     end
     return
   end
-  local item = { key = key, version = version, cause = cause, bytes = bytes }
   local exact = names[false][key]
-  if exact then pushAll(exact, item) end
-  for prefix, name in pairs(names[true]) do
-    if key:sub(1, #prefix) == prefix then pushAll(name, item) end
+  if exact then pushAll(exact, key, version, cause, bytes) end
+  for _, len in ipairs(lengths) do
+    local name = len <= #key and names[true][key:sub(1, len)]
+    if name then pushAll(name, key, version, cause, bytes) end
   end
 end
 
@@ -124,7 +223,7 @@ local function register(key, prefix)
   local name = names[prefix][key]
   if not name then
     name = { listeners = {}, ready = false }
-    names[prefix][key] = name
+    put(key, prefix, name)
   end
   if name.ready then return name end
   local current = scheduler.current()
@@ -137,27 +236,29 @@ local function register(key, prefix)
   name.waiting = {}
   local ok, message, code = request.complete(nil, native.listen(key, prefix))
   name.ready = ok ~= nil
-  if not ok then names[prefix][key] = nil end
+  if not ok then put(key, prefix, nil) end
   for _, task in ipairs(name.waiting) do scheduler.wake(task, ok and true, message, code) end
   name.waiting = nil
   if not ok then return nil, message, code end
   return name
 end
 
--- The keys that are there now come first; what is changed meanwhile waits.
-local function pushPresent(listener)
-  if not listener.prefix then
-    push(listener, { key = listener.name, present = true })
-    return true
-  end
+-- Notes which versions are there now: those are told first, what is changed meanwhile waits.
+local function notePresent(listener)
+  local present, known = {}, listener.known
   local cursor = 0
   repeat
-    local keys, next, code = native.keys(listener.name, cursor, SLICE)
+    local keys, next, code = { listener.name }, 0, nil
+    if listener.prefix then keys, next, code = native.keys(listener.name, cursor, SLICE) end
     if not keys then return nil, next, code end
-    for _, key in ipairs(keys) do push(listener, { key = key, present = true }) end
+    for _, key in ipairs(keys) do
+      local version = native.version(key)
+      if version ~= 0 then present[#present + 1], known[key] = key, version end
+    end
     cursor = next
     if cursor ~= 0 then scheduler.rest() end
   until cursor == 0
+  listener.present, listener.count = present, #present
   return true
 end
 
@@ -165,19 +266,23 @@ local function listen(key, fn, prefix, initial)
   local name, message, code = register(key, prefix)
   if not name then return nil, message, code end
   local listener = setmetatable({
-    name = key, prefix = prefix, fn = fn, queue = {}, first = 1, last = 0, latest = {}, known = {},
-    busy = false, gone = false,
+    name = key, prefix = prefix, fn = fn, queue = {}, first = 1, last = 0, bytes = 0, latest = {}, all = false,
+    known = {}, count = 0, busy = initial, gone = false,
   }, Listener)
+  listener.pump = function() pump(listener) end
+  everyone[#everyone + 1] = listener
+  listener.place = #everyone
   table.insert(name.listeners, listener)
   scheduler.hold()
-  if initial then
-    local ok
-    ok, message, code = pushPresent(listener)
-    if not ok then
-      listeners.unlisten(listener)
-      return nil, message, code
-    end
+  if not initial then return listener end
+  local ok
+  ok, message, code = notePresent(listener)
+  listener.busy = false
+  if not ok then
+    listeners.unlisten(listener)
+    return nil, message, code
   end
+  pump(listener)
   return listener
 end
 
@@ -190,7 +295,8 @@ end
 --
 -- - `prefix`: true: listens for every key that begins with `key`, which may be empty then. A gap whose key is the
 --   prefix itself says that any key that begins with it may have changed.
--- - `initial`: true: first the present value is told, or each of those under the prefix, with the cause `"set"`
+-- - `initial`: true: first the present value is told, or each of those under the prefix, with the cause `"set"`; one
+--   that is changed before that is told as changed
 -- @tparam[opt] function callback
 -- @return the listener, for `unlisten`
 -- @return nil, message, `nomemory`
@@ -219,16 +325,18 @@ function listeners.unlisten(handle)
     native.refuse(("unlisten: a handle from listen is needed, not a %s"):format(type(handle)))
   end
   if handle.gone then return false end
-  handle.gone, handle.queue, handle.latest = true, {}, {}
+  handle.gone, handle.queue, handle.latest, handle.known, handle.older = true, {}, {}, {}, nil
+  local last = everyone[#everyone]
+  everyone[handle.place], last.place = last, handle.place
+  everyone[#everyone] = nil
   local name = names[handle.prefix][handle.name]
-  for i, listener in ipairs(name.listeners) do
-    if listener == handle then
-      table.remove(name.listeners, i)
-      break
-    end
+  local left = {}
+  for _, listener in ipairs(name.listeners) do
+    if listener ~= handle then left[#left + 1] = listener end
   end
-  if #name.listeners == 0 then
-    names[handle.prefix][handle.name] = nil
+  name.listeners = left
+  if #left == 0 then
+    put(handle.name, handle.prefix, nil)
     native.unlisten(handle.name, handle.prefix)
   end
   scheduler.release()
