@@ -31,8 +31,12 @@ describe("the README", function()
     assert.equal(100, one + two, out)
   end)
 
+  it("has an example whose one worker is told what the other one sets", function()
+    assert.equal("set: the colour is green\n", run "settings.lua")
+  end)
+
   it("has no other example", function()
-    assert.equal(3, select(2, text:gsub("\n```lua\n", "")))
+    assert.equal(4, select(2, text:gsub("\n```lua\n", "")))
   end)
 
   it("has an example whose workers make a page once and share it", function()
