@@ -214,6 +214,19 @@ function Cluster:processes()
   return found
 end
 
+--- Waits until a process of the cluster stands still, and lets it go on.
+function Cluster:continue()
+  local stopped = self:waitUntil("a process that stands still", function()
+    for pid in pairs(self:processes()) do
+      local stat = io.open(("/proc/%d/stat"):format(pid))
+      local state = stat and stat:read("a"):match("%) (%a)")
+      if stat then stat:close() end
+      if state == "T" then return pid end
+    end
+  end)
+  self:kill("sigcont", stopped)
+end
+
 --- Waits until no process of the cluster is left, the master included.
 function Cluster:waitGone()
   self:waitUntil("the end of all processes", function() return next(marked(self.mark)) == nil end, 2)

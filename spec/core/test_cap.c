@@ -211,8 +211,11 @@ static bool use(const struct size *size) {
         printf("        FAULT: none could be set after one had expired\n");
     stores_watch(0);
     stores_close(&stores);
-    return removed <= most_removed && !expired && full_percent >= 85 && slowest_full_s < SLOW_S &&
-           slowest_s < SLOW_S;
+    /* Where a value is a good part of the memory, one more than a whole number of them cannot be had. */
+    double one_percent =
+        size->len > size->total_bytes / 32 ? 100.0 * (double)size->len / (double)size->total_bytes : 0;
+    return removed <= most_removed && !expired && full_percent + one_percent >= 85 &&
+           slowest_full_s < SLOW_S && slowest_s < SLOW_S;
 }
 
 static void use_all(uint64_t total_bytes, uint32_t seats, const size_t *lens, size_t count) {

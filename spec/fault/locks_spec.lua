@@ -345,7 +345,7 @@ describe("a holder that stands still", function()
       ]],
     }
     c:waitFor("worked\tabandoned\n")
-    for pid in pairs(c:processes()) do c:kill("sigcont", pid) end
+    c:continue()
     assert.equal(0, (c:waitExit()), c.err)
     assert.equal("worked\tabandoned\nnotowner\tnotowner\nnotowner\tnotowner\nnotowner\tnotowner\nnil\tnotowner\n"
       .. "notowner\nsecond\tsecond\t2\n", c.out)
@@ -369,7 +369,7 @@ describe("a holder that stands still", function()
       ]],
     }
     c:waitFor("timeout\n")
-    for pid in pairs(c:processes()) do c:kill("sigcont", pid) end
+    c:continue()
     assert.equal(0, (c:waitExit()), c.err)
     assert.equal("timeout\ntrue\tOK\n", c.out)
   end)
