@@ -46,8 +46,8 @@ static void listen_to(const char *place, int ready, long changes) {
         memmove(redis_reply, redis_reply + len, have + 1);
     }
     qsort(took_ns, (size_t)changes, sizeof *took_ns, ascending);
-    printf("p50_us=%.2f p99_us=%.2f\n", (double)took_ns[changes / 2] / 1e3,
-           (double)took_ns[changes * 99 / 100] / 1e3);
+    uint64_t middle_ns = took_ns[changes / 2], late_ns = took_ns[changes * 99 / 100];
+    printf("p50_us=%.2f p99_us=%.2f\n", (double)middle_ns / 1e3, (double)late_ns / 1e3);
     free(took_ns);
 }
 
