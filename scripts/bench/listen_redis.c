@@ -46,8 +46,9 @@ static void listen_to(const char *place, int ready, long changes) {
         memmove(redis_reply, redis_reply + len, have + 1);
     }
     qsort(took_ns, (size_t)changes, sizeof *took_ns, ascending);
-    uint64_t middle_ns = took_ns[changes / 2], late_ns = took_ns[changes * 99 / 100];
-    printf("p50_us=%.2f p99_us=%.2f\n", (double)middle_ns / 1e3, (double)late_ns / 1e3);
+    long middle = changes / 2;
+    long slow = changes * 99 / 100;
+    printf("p50_us=%.2f p99_us=%.2f\n", (double)took_ns[middle] / 1e3, (double)took_ns[slow] / 1e3);
     free(took_ns);
 }
 

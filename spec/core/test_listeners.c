@@ -79,6 +79,8 @@ static int open_all(void) {
     int err = stores_open(&stores, BYTES, SEATS, COUNT);
     if (err)
         return err;
+    /* The same hashes in each run: who holds one key's group must not hold another one's. */
+    stores.segment.header->layout.hash_seed = stores.segment.layout.hash_seed = 1;
     err = cm_listeners_init(&listeners, &stores.segment);
     if (err) {
         stores_close(&stores);
@@ -325,8 +327,8 @@ static void a_change_is_told_once_however_often_its_listener_listens(void **stat
     assert_told(OTHER, "key", version, CM_CAUSE_SET);
     assert_no_event();
     version = put("kez");
-    assert_int_equal(event_count, events_taken + 2);
-    events_taken += 2;
+    assert_told(WORKER, "kez", version, CM_CAUSE_SET);
+    assert_told(OTHER, "kez", version, CM_CAUSE_SET);
     version = put("x");
     assert_told(WORKER, "x", version, CM_CAUSE_SET);
     assert_no_event();
@@ -395,9 +397,8 @@ static void changes_come_with_cause_version_and_value(void **state) {
     assert_int_equal(cm_store_remove(store(MASTER), key, &(struct cm_change){0}, &version), 0);
     assert_no_event(); /* nothing was there */
 
-    assert_int_equal(cm_store_increment(store(MASTER), key, (struct cm_number){.integer = 1},
-                                        (struct cm_number){.integer = 10}, 0, &sum, &version),
-                     0);
+    struct cm_number one = {.integer = 1}, ten = {.integer = 10};
+    assert_int_equal(cm_store_increment(store(MASTER), key, one, ten, 0, &sum, &version), 0);
     assert_true(assert_told(WORKER, "key", version, CM_CAUSE_SET)->value.number.integer == 11);
 
     /* Many: of a key that comes twice each. */
