@@ -171,6 +171,10 @@ static int open_state(lua_State *L) {
     return 0;
 }
 
+static void on_before_wait(uv_prepare_t *before_wait) {
+    cm_lock_settle_rings(&CM_LIST_ITEM(before_wait, struct cm_vm, before_wait)->locker);
+}
+
 static int open_loop(struct cm_vm *vm, int fd) {
     int err = uv_loop_init(&vm->loop);
     if (err)
@@ -183,6 +187,9 @@ static int open_loop(struct cm_vm *vm, int fd) {
     sigaddset(&term, SIGTERM);
     pthread_sigmask(SIG_UNBLOCK, &term, NULL); /* see cm_vm_shield */
     uv_idle_init(&vm->loop, &vm->ready);
+    uv_prepare_init(&vm->loop, &vm->before_wait);
+    uv_unref((uv_handle_t *)&vm->before_wait);
+    uv_prepare_start(&vm->before_wait, on_before_wait);
     return cm_session_open(&vm->session, &vm->loop, fd, &session_events);
 }
 

@@ -35,6 +35,7 @@ struct cm_vm {
     lua_State *L;
     uv_signal_t term;            /* SIGTERM: stop */
     uv_idle_t ready;             /* runs while tasks are ready */
+    uv_prepare_t before_wait;    /* before the loop waits for events */
     int hooks[CM_VM_HOOK_COUNT]; /* registry references */
     struct cm_segment segment;
     struct cm_participant participant;

@@ -13,6 +13,7 @@ _Static_assert(sizeof(struct cm_lock_bucket) == CM_LOCK_BUCKET_BYTES, "as the la
 enum {
     SPINS_MOST = 400, /* about as long as a short critical section, twice */
     SPINS_LEAST = 25,
+    RING_NS = 200000, /* between two rings for locks that the releaser may take again */
     SPARED_MOST = 64, /* takings after which it is tried again whether spinning helps */
 };
 
@@ -147,7 +148,8 @@ void cm_lock_hold(const struct cm_segment *segment, struct cm_lock *lock, uint32
 }
 
 void cm_locker_init(struct cm_locker *locker, struct cm_participant *participant) {
-    *locker = (struct cm_locker){.participant = participant, .clock_ms = cm_clock_ms};
+    *locker =
+        (struct cm_locker){.participant = participant, .clock_ms = cm_clock_ms, .clock_ns = cm_clock_ns};
     if (sysconf(_SC_NPROCESSORS_ONLN) > 1)
         locker->spins = SPINS_MOST;
 }
@@ -234,6 +236,17 @@ static int find_own(const struct cm_participant *participant, struct cm_bytes ke
     return is_named(*lock, cm_lock_name(segment, key)) ? 0 : CM_E_NOTOWNER;
 }
 
+/* Where nobody else may take the lock the master must hear of it. Else the releaser may be about to take it
+ * again, and a master that came for each release would keep a core from those who wait. */
+static void ring(struct cm_locker *locker, bool at_once) {
+    uint64_t now_ns = locker->clock_ns();
+    locker->owes_ring = !at_once && now_ns - locker->rung_ns < RING_NS;
+    if (locker->owes_ring)
+        return;
+    locker->rung_ns = now_ns;
+    cm_participant_ring(locker->participant, CM_RING_LOCKS);
+}
+
 int cm_lock_release(struct cm_locker *locker, struct cm_bytes key, struct cm_lock_id id) {
     struct cm_lock *lock;
     int err = find_own(locker->participant, key, id, &lock);
@@ -253,8 +266,13 @@ int cm_lock_release(struct cm_locker *locker, struct cm_bytes key, struct cm_loc
                                                     memory_order_relaxed));
     CM_FAULT("lock-freed");
     if (flags & CM_LOCK_WAITED)
-        cm_participant_ring(locker->participant, CM_RING_LOCKS);
+        ring(locker, flags & CM_LOCK_HANDED);
     return 0;
+}
+
+void cm_lock_settle_rings(struct cm_locker *locker) {
+    if (locker->owes_ring)
+        ring(locker, true);
 }
 
 int cm_lock_renew(struct cm_locker *locker, struct cm_bytes key, struct cm_lock_id id, uint64_t deadline_ms) {

@@ -68,6 +68,9 @@ struct cm_locker {
     uint64_t (*clock_ms)(void); /* cm_clock_ms but in tests */
     unsigned spins;             /* for a lock that is taken; follows its success */
     unsigned spared;            /* takings since it did not spin at all */
+    uint64_t (*clock_ns)(void); /* cm_clock_ns but in tests */
+    uint64_t rung_ns;           /* when it last rang */
+    bool owes_ring;             /* it has spared the master one since */
 };
 void cm_locker_init(struct cm_locker *locker, struct cm_participant *participant);
 
@@ -82,8 +85,11 @@ int cm_lock_take(struct cm_locker *locker, struct cm_bytes key, uint64_t task, u
                  bool spin, struct cm_grant *grant);
 
 /* Releases the lock of that key and id. 0; CM_E_NOTOWNER: it is not, or no longer, its owner's;
- * CM_LOCK_ASK where another process took it. Rings the master's bell if somebody waits. */
+ * CM_LOCK_ASK where another process took it. Rings the master's bell if somebody waits; but who takes and
+ * releases it again and again, a few times a millisecond: then it owes a ring. */
 int cm_lock_release(struct cm_locker *locker, struct cm_bytes key, struct cm_lock_id id);
+/* Rings if it owes that; to be called before the process waits for anything. */
+void cm_lock_settle_rings(struct cm_locker *locker);
 
 /* Gives the lease a new end (0: none). As above; never the master's to do for anybody but the owner. */
 int cm_lock_renew(struct cm_locker *locker, struct cm_bytes key, struct cm_lock_id id, uint64_t deadline_ms);

@@ -310,8 +310,15 @@ static uint64_t rings(int bell) {
     return count;
 }
 
+static uint64_t now_ns = 1;
+
+static uint64_t clock_ns(void) {
+    return now_ns;
+}
+
 static void a_release_rings_for_who_waits(void **state) {
     (void)state;
+    lockers[0].locker.clock_ns = clock_ns;
     int bell = lockers[0].participant.bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     assert_true(bell >= 0);
     struct cm_grant grant = taken(0, some);
@@ -321,6 +328,7 @@ static void a_release_rings_for_who_waits(void **state) {
         grant = taken(0, some);
         set_state(grant.id, grant.id.token << 4 | CM_LOCK_WAITED);
         atomic_store(&cm_lock_at(segment, grant.id.slot)->head_since_ms, stores_clock() - waited_ms);
+        now_ns += 1000000;
         assert_int_equal(release(0, some, grant.id), 0);
         /* In the first millisecond a newcomer may take it past the waiter. */
         uint64_t handed = waited_ms > CM_LOCK_PATIENCE_MS ? CM_LOCK_HANDED : 0;
@@ -337,6 +345,45 @@ static void a_release_rings_for_who_waits(void **state) {
     assert_int_equal(rings(bell), 1);
     close(bell);
     lockers[0].participant.bell = -1;
+    lockers[0].locker.clock_ns = cm_clock_ns;
+}
+
+/* Releases the lock, and gives how often that rang. */
+static uint64_t rings_of_release(int bell, uint64_t flags) {
+    struct cm_grant grant = taken(0, some);
+    set_state(grant.id, grant.id.token << 4 | flags);
+    atomic_store(&cm_lock_at(segment, grant.id.slot)->head_since_ms, stores_clock());
+    assert_int_equal(release(0, some, grant.id), 0);
+    set_state(grant.id, 0);
+    return rings(bell);
+}
+
+/* What comes again and again is told now and then, and at the latest before the process waits. */
+static void who_takes_a_lock_again_and_again_does_not_ring_each_time(void **state) {
+    (void)state;
+    int bell = lockers[0].participant.bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    assert_true(bell >= 0);
+    struct cm_locker *locker = &lockers[0].locker;
+    locker->clock_ns = clock_ns;
+    now_ns += 1000000;
+    assert_int_equal(rings_of_release(bell, CM_LOCK_WAITED), 1);
+    uint64_t rung = 0;
+    for (int i = 0; i < 100; i++) {
+        now_ns += 10000;
+        rung += rings_of_release(bell, CM_LOCK_WAITED);
+    }
+    assert_in_range(rung, 4, 6);
+    now_ns += 10000;
+    assert_int_equal(rings_of_release(bell, CM_LOCK_WAITED | CM_LOCK_HANDED), 1);
+    assert_int_equal(rings_of_release(bell, CM_LOCK_WAITED), 0);
+    cm_lock_settle_rings(locker);
+    assert_int_equal(rings(bell), 1);
+    cm_lock_settle_rings(locker);
+    assert_int_equal(rings(bell), 0);
+    assert_int_equal(rings_of_release(bell, 0), 0);
+    close(bell);
+    lockers[0].participant.bell = -1;
+    locker->clock_ns = cm_clock_ns;
 }
 
 static void a_revoked_lock_is_not_given_back_twice(void **state) {
@@ -948,6 +995,7 @@ int main(void) {
         TEST(the_next_owner_is_told_once_that_it_was_abandoned),
         TEST(a_lock_that_is_revoked_or_handed_over_is_not_taken),
         TEST(a_release_rings_for_who_waits),
+        TEST(who_takes_a_lock_again_and_again_does_not_ring_each_time),
         TEST(a_revoked_lock_is_not_given_back_twice),
         TEST(a_lock_that_passes_on_in_the_midst_is_not_given_back),
         TEST(a_renewal_is_decided_as_the_buckets_owner),
