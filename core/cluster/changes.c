@@ -173,6 +173,21 @@ static bool read_name(struct cm_bytes payload, struct cm_bytes *name, bool *pref
            (name->len || *prefix);
 }
 
+static int refuse(struct cm_process *process, const struct cm_frame *frame, int err) {
+    struct cm_buf *out =
+        cm_channel_begin(&process->channel, frame->op, CM_FRAME_REPLY | CM_FRAME_ERROR, frame->id);
+    if (!out)
+        return CM_E_NOMEMORY;
+    struct cm_writer writer;
+    cm_writer_init(&writer, out);
+    cm_write_error(&writer, err, err == CM_E_NOMEMORY ? "this process listens for too much" : NULL);
+    if (writer.error) {
+        cm_channel_cancel(&process->channel);
+        return writer.error;
+    }
+    return cm_channel_commit(&process->channel);
+}
+
 int cm_changes_listen(struct cm_changes *changes, struct cm_process *process, const struct cm_frame *frame) {
     struct cm_bytes name;
     bool prefix;
@@ -181,9 +196,11 @@ int cm_changes_listen(struct cm_changes *changes, struct cm_process *process, co
     if (process->dead)
         return 0;
     int err = cm_listeners_add(&changes->listeners, process->seat, frame->id, name, prefix);
+    if (err)
+        return refuse(process, frame, err);
     if (cm_listeners_poll(&changes->listeners))
         uv_timer_start(&changes->poll, on_poll, POLL_MS, POLL_MS);
-    return err;
+    return 0;
 }
 
 int cm_changes_unlisten(struct cm_changes *changes, struct cm_process *process,

@@ -17,6 +17,13 @@ struct cm_listened {
     struct cm_list subscriptions;
 };
 
+/* What a participant listens for. */
+struct cm_listening {
+    struct cm_list subscriptions;
+    uint64_t told; /* the number of the last change that it was told of */
+    size_t bytes;  /* that it takes */
+};
+
 struct subscription {
     struct cm_listened *listened;
     struct cm_list link;
@@ -77,20 +84,30 @@ static struct subscription *find_subscription(const struct cm_listened *listened
     return NULL;
 }
 
+static size_t bytes_for(const struct cm_listened *listened) {
+    return sizeof *listened + sizeof(struct subscription) + listened->name.len;
+}
+
 static struct subscription *subscribe(struct cm_listeners *listeners, struct cm_listened *listened,
                                       uint32_t seat) {
+    struct cm_listening *listening = &listeners->seats[seat];
+    size_t bytes = bytes_for(listened);
+    if (bytes > CM_LISTENED_BYTES_MOST - listening->bytes)
+        return NULL;
     struct subscription *subscription = calloc(1, sizeof *subscription);
     if (!subscription)
         return NULL;
+    listening->bytes += bytes;
     subscription->listened = listened;
     subscription->seat = seat;
     cm_list_append(&listened->subscriptions, &subscription->link);
-    cm_list_append(&listeners->seats[seat], &subscription->seat_link);
+    cm_list_append(&listening->subscriptions, &subscription->seat_link);
     return subscription;
 }
 
 static void unsubscribe(struct cm_listeners *listeners, struct subscription *subscription) {
     struct cm_listened *listened = subscription->listened;
+    listeners->seats[subscription->seat].bytes -= bytes_for(listened);
     cm_list_remove(&subscription->link);
     cm_list_remove(&subscription->seat_link);
     free(subscription);
@@ -127,7 +144,7 @@ void cm_listeners_remove(struct cm_listeners *listeners, uint32_t seat, struct c
 }
 
 void cm_listeners_drop(struct cm_listeners *listeners, uint32_t seat) {
-    CM_LIST_EACH(link, &listeners->seats[seat]) {
+    CM_LIST_EACH(link, &listeners->seats[seat].subscriptions) {
         unsubscribe(listeners, CM_LIST_ITEM(link, struct subscription, seat_link));
     }
 }
@@ -177,9 +194,9 @@ static void tell(struct cm_listeners *listeners, const struct cm_listened *liste
         return;
     CM_LIST_EACH(link, &listened->subscriptions) {
         uint32_t seat = CM_LIST_ITEM(link, struct subscription, link)->seat;
-        if (listeners->told[seat] == listeners->changes)
+        if (listeners->seats[seat].told == listeners->changes)
             continue;
-        listeners->told[seat] = listeners->changes;
+        listeners->seats[seat].told = listeners->changes;
         listeners->tell(listeners->data, seat, change);
     }
 }
@@ -213,16 +230,14 @@ int cm_listeners_init(struct cm_listeners *listeners, const struct cm_segment *s
     cm_list_init(&listeners->passing);
     uint32_t seats = segment->layout.seats + 1;
     listeners->seats = calloc(seats, sizeof *listeners->seats);
-    listeners->told = calloc(seats, sizeof *listeners->told);
-    if (cm_index_init(&listeners->names) || !listeners->seats || !listeners->told) {
+    if (cm_index_init(&listeners->names) || !listeners->seats) {
         cm_index_deinit(&listeners->names);
         free(listeners->seats);
-        free(listeners->told);
         listeners->seats = NULL;
         return CM_E_NOMEMORY;
     }
     for (uint32_t i = 0; i < seats; i++)
-        cm_list_init(&listeners->seats[i]);
+        cm_list_init(&listeners->seats[i].subscriptions);
     return 0;
 }
 
@@ -234,6 +249,5 @@ void cm_listeners_deinit(struct cm_listeners *listeners) {
     cm_barrier_deinit(&listeners->barrier);
     cm_index_deinit(&listeners->names);
     free(listeners->seats);
-    free(listeners->told);
     *listeners = (struct cm_listeners){0};
 }

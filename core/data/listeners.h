@@ -12,12 +12,14 @@
 #include "data/store.h"
 #include "data/watch.h"
 
+/* What the names that one participant listens for may take of the master's memory. */
+enum { CM_LISTENED_BYTES_MOST = 32 << 20 };
+
 struct cm_listeners {
     struct cm_watch_set set;
     struct cm_index names;     /* struct cm_listened by hash */
     struct cm_list everything; /* those of them that every key is taken for watched by */
-    struct cm_list *seats;     /* the subscriptions of each */
-    uint64_t *told;            /* each one's last change */
+    struct cm_listening *seats;
     uint64_t changes;
     struct cm_barrier barrier; /* for the names that were new when it was begun */
     struct cm_list fresh;      /* names that are to have a barrier */
@@ -34,7 +36,7 @@ int cm_listeners_init(struct cm_listeners *listeners, const struct cm_segment *s
 void cm_listeners_deinit(struct cm_listeners *listeners);
 
 /* Subscribes the participant; answers at once or, if not, in a poll. Whoever is subscribed already is only
- * answered. 0 or CM_E_NOMEMORY, without an answer then. */
+ * answered. 0, or CM_E_NOMEMORY without an answer: also where the participant listens for too much. */
 int cm_listeners_add(struct cm_listeners *listeners, uint32_t seat, uint64_t request, struct cm_bytes name,
                      bool prefix);
 /* Does nothing for one that is not subscribed. */

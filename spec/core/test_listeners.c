@@ -812,6 +812,34 @@ static void random_listeners_are_answered_and_told_as_they_should(void **state) 
     assert_int_equal(listeners.names.count, 0);
 }
 
+/* The master's memory is not for one process to fill. */
+static void who_listens_for_too_much_is_refused(void **state) {
+    (void)state;
+    enum { LEN = 60000 };
+    static char name[LEN + 1];
+    memset(name, 'n', LEN);
+    int count = 0, err = 0;
+    for (; !err; count += !err) {
+        snprintf(name, sizeof name, "%08d", count);
+        name[8] = 'n';
+        events_taken = event_count = 0;
+        err = cm_listeners_add(&listeners, seat(WORKER), (uint64_t)count,
+                               (struct cm_bytes){(uint8_t *)name, LEN}, false);
+    }
+    assert_int_equal(err, CM_E_NOMEMORY);
+    assert_in_range(count, CM_LISTENED_BYTES_MOST / LEN - 10, CM_LISTENED_BYTES_MOST / LEN);
+    assert_int_equal(listeners.names.count, count);
+    /* Another one may, and so may this one when it listens for less. */
+    events_taken = event_count = 0;
+    assert_int_equal(
+        cm_listeners_add(&listeners, seat(OTHER), 1, (struct cm_bytes){(uint8_t *)name, LEN}, false), 0);
+    assert_answered(OTHER, 1);
+    cm_listeners_drop(&listeners, seat(WORKER));
+    assert_int_equal(listeners.names.count, 1);
+    add(WORKER, 2, "key", false);
+    assert_answered(WORKER, 2);
+}
+
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
@@ -833,6 +861,7 @@ int main(void) {
         TEST(numbers_under_long_keys_are_left_to_the_master_too),
         TEST(a_clear_leaves_watched_keys_to_the_master),
         cmocka_unit_test(without_memory_nobody_is_half_a_listener),
+        TEST(who_listens_for_too_much_is_refused),
         TEST(random_listeners_are_answered_and_told_as_they_should),
     };
     return cmocka_run_group_tests_name("listeners", tests, NULL, NULL);

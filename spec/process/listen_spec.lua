@@ -748,4 +748,20 @@ describe("the price of a listener:", function()
     c:kill "sigcont"
     c:waitExit()
   end)
+
+  it("is memory of the master's, so one process can listen for so much only", function()
+    assert.equal("nomemory\nOK\ntrue\n", clusters.output [[
+      local handles, code = {}, nil
+      repeat
+        local handle, _, why = memory.listen(("k"):rep(60000) .. #handles, function() end)
+        handles[#handles + 1], code = handle, why
+      until not handle
+      print(code)
+      print((memory.set("other", 1)))
+      memory.unlisten(handles[1])
+      local again = memory.listen("less", function() end)
+      print(again ~= nil)
+      cluster.exit(0)
+    ]])
+  end)
 end)
