@@ -20,12 +20,18 @@ static struct cm_lock_waiter *head_of(const struct cm_lock_entry *entry) {
     return CM_LIST_ITEM(entry->waiters.next, struct cm_lock_waiter, link);
 }
 
+/* With what it may be the only one to need. */
+static size_t bytes_for(const struct cm_lock_entry *entry) {
+    return sizeof(struct cm_lock_waiter) + sizeof *entry + entry->key.len;
+}
+
 static void unlink_waiter(struct cm_lockq *queue, struct cm_lock_waiter *waiter) {
     struct cm_lock_entry *entry = waiter->entry;
     if (waiter == head_of(entry))
         entry->head_since_ms = queue->clock_ms();
     cm_list_remove(&waiter->link);
     cm_list_remove(&waiter->seat_link);
+    queue->seats[waiter->asker.seat].bytes -= bytes_for(entry);
     cm_heap_remove(&queue->timeouts, &waiter->timeout);
     if (waiter->task)
         cm_index_remove(&queue->tasks, &waiter->by_task);
@@ -40,6 +46,10 @@ static void remove_waiter(struct cm_lockq *queue, struct cm_lock_waiter *waiter)
 
 static int add_waiter(struct cm_lockq *queue, struct cm_lock_entry *entry,
                       const struct cm_lock_request *request) {
+    struct cm_lock_seat *seat = &queue->seats[request->asker.seat];
+    size_t bytes = bytes_for(entry);
+    if (bytes > CM_LOCK_WAITS_MOST_BYTES - seat->bytes)
+        return CM_E_NOMEMORY;
     struct cm_lock_waiter *waiter = calloc(1, sizeof *waiter);
     if (!waiter)
         return CM_E_NOMEMORY;
@@ -59,7 +69,8 @@ static int add_waiter(struct cm_lockq *queue, struct cm_lock_entry *entry,
     if (!entry->waiting)
         entry->head_since_ms = now_ms;
     cm_list_append(&entry->waiters, &waiter->link);
-    cm_list_append(&queue->seats[request->asker.seat], &waiter->seat_link);
+    cm_list_append(&seat->waiters, &waiter->seat_link);
+    seat->bytes += bytes;
     entry->waiting++;
     entry->fair += waiter->fair;
     return 0;
@@ -371,7 +382,7 @@ void cm_lockq_fence_end(struct cm_lockq *queue, struct cm_lock_id id) {
 
 void cm_lockq_drop_waits(struct cm_lockq *queue, uint32_t seat) {
     /* All of them, before anything is given to one that is left. */
-    CM_LIST_EACH(link, &queue->seats[seat]) {
+    CM_LIST_EACH(link, &queue->seats[seat].waiters) {
         remove_waiter(queue, CM_LIST_ITEM(link, struct cm_lock_waiter, seat_link));
     }
     CM_LIST_EACH(entry, &queue->active) {
@@ -400,7 +411,7 @@ int cm_lockq_init(struct cm_lockq *queue, struct cm_participant *master) {
         return CM_E_NOMEMORY;
     }
     for (uint32_t i = 0; i <= layout->seats; i++)
-        cm_list_init(&queue->seats[i]);
+        cm_list_init(&queue->seats[i].waiters);
     return 0;
 }
 

@@ -63,6 +63,14 @@ struct cm_lock_waiter {
     bool fair;
 };
 
+/* A participant that waits. */
+struct cm_lock_seat {
+    struct cm_list waiters;
+    size_t bytes; /* that they take */
+};
+/* Of the master's memory, for one participant. */
+enum { CM_LOCK_WAITS_MOST_BYTES = 32 << 20 };
+
 struct cm_lockq {
     struct cm_participant *master;
     uint64_t (*clock_ms)(void); /* cm_clock_ms but in tests */
@@ -73,12 +81,12 @@ struct cm_lockq {
     /* Who sits there, for people: the id that workers are known by. */
     uint32_t (*worker_of)(void *data, uint32_t seat);
     void *data;
-    struct cm_index names;      /* entries by name */
-    struct cm_index tasks;      /* waiters by seat and task */
-    struct cm_heap timeouts;    /* of waiters */
-    struct cm_list active;      /* entries that somebody waits for, or whose revocation is not over */
-    struct cm_list kept;        /* entries that are locks themselves */
-    struct cm_list *seats;      /* the waiters of each */
+    struct cm_index names;   /* entries by name */
+    struct cm_index tasks;   /* waiters by seat and task */
+    struct cm_heap timeouts; /* of waiters */
+    struct cm_list active;   /* entries that somebody waits for, or whose revocation is not over */
+    struct cm_list kept;     /* entries that are locks themselves */
+    struct cm_lock_seat *seats;
     struct cm_lock_mark *marks; /* the abandoned, the oldest first; some have been told meanwhile */
     uint32_t marks_most;
     uint32_t marks_count;
@@ -90,7 +98,8 @@ struct cm_lockq {
 int cm_lockq_init(struct cm_lockq *queue, struct cm_participant *master);
 void cm_lockq_deinit(struct cm_lockq *queue);
 
-/* Answers at once, or later. 0 or CM_E_NOMEMORY, without an answer then. */
+/* Answers at once, or later. 0, or CM_E_NOMEMORY without an answer: also where the participant waits for too
+ * much already. */
 int cm_lockq_request(struct cm_lockq *queue, const struct cm_lock_request *request);
 
 /* Releases for whoever has the id. As above; `notowner` is an answer. */

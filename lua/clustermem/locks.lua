@@ -56,7 +56,8 @@ end
 -- @treturn string lockId
 -- @treturn ?string "abandoned": the last owner died, or lost its lease, without having released it
 -- @return nil, message, code: `timeout`; `busy` (a timeout of 0); `deadlock` (it is this task's own, or its owner
--- waits, through others perhaps, for this task; the message names the cycle)
+-- waits, through others perhaps, for this task; the message names the cycle); `nomemory` (so much of this process waits
+-- that the master keeps no more)
 -- @raise on an unknown option
 -- @usage local lockId = memory.getLock("report", { timeout = 1000 })
 -- @function getLock

@@ -428,6 +428,32 @@ static void a_look_hands_an_impatient_waiters_lock_over(void **state) {
     assert_empty(false);
 }
 
+/* The master's memory is not for one process to fill. */
+static void who_waits_for_too_much_is_refused(void **state) {
+    (void)state;
+    enum { LEN = 60000, MOST = CM_LOCK_WAITS_MOST_BYTES / LEN };
+    static uint8_t long_name[LEN];
+    memset(long_name, 'n', sizeof long_name);
+    struct cm_bytes key = {long_name, sizeof long_name};
+    uint64_t owner, number, first = 0;
+    assert_int_equal(ask_for(1, key, (struct wish){0}, &owner), 0);
+    assert_int_equal(answers[owner].code, 0);
+    int count = 0;
+    while (ask_for(2, key, (struct wish){0}, &number) == 0) {
+        first = first ? first : number;
+        count++;
+    }
+    assert_in_range(count, MOST - 20, MOST);
+    assert_waits(first);
+    /* Another one may wait still, and this one again when it waits for less. */
+    assert_int_equal(ask_for(3, key, (struct wish){0}, &number), 0);
+    cm_lockq_drop_waits(&queue, seat(2));
+    assert_int_equal(ask_for(2, key, (struct wish){0}, &number), 0);
+    cm_lockq_drop_waits(&queue, seat(2));
+    cm_lockq_drop_waits(&queue, seat(3));
+    assert_int_equal(cm_lock_release(&lockers[1], key, answers[owner].grant.id), 0);
+}
+
 static void nobody_passes_while_a_fair_one_waits(void **state) {
     (void)state;
     struct cm_lock_id id = taken(1, 0);
@@ -1909,6 +1935,7 @@ int main(void) {
         BOTH(locks_have_queues_of_their_own),
         PLAIN(a_newcomer_may_pass_a_waiter_for_a_millisecond),
         PLAIN(a_look_hands_an_impatient_waiters_lock_over),
+        PLAIN(who_waits_for_too_much_is_refused),
         PLAIN(nobody_passes_while_a_fair_one_waits),
         BOTH(a_waiter_leaves_when_its_time_is_up),
         BOTH(the_last_waiters_leaving_leaves_nothing),
