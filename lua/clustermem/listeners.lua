@@ -263,16 +263,17 @@ local function notePresent(listener)
 end
 
 local function listen(key, fn, prefix, initial)
-  local name, message, code = register(key, prefix)
-  if not name then return nil, message, code end
   local listener = setmetatable({
     name = key, prefix = prefix, fn = fn, queue = {}, first = 1, last = 0, bytes = 0, latest = {}, all = false,
     known = {}, count = 0, busy = initial, gone = false,
   }, Listener)
   listener.pump = function() pump(listener) end
+  local name, message, code = register(key, prefix)
+  if not name then return nil, message, code end
+  -- Nothing is made between the two: a finalizer could end the name's other listeners, and with them the name.
+  name.listeners[#name.listeners + 1] = listener
   everyone[#everyone + 1] = listener
   listener.place = #everyone
-  table.insert(name.listeners, listener)
   scheduler.hold()
   if not initial then return listener end
   local ok

@@ -349,6 +349,22 @@ describe("a listener", function()
     for i = 1, 100 do assert.equal(1, counts[i]) end
   end)
 
+  it("that ends in a finalizer, in the midst of a beginning, takes nothing from the new one", function()
+    collectgarbage "generational" -- it comes by often
+    finally(function() collectgarbage "incremental" end)
+    for round = 1, 6000 do
+      -- The only one of its name, until the collector comes by: each time at another place.
+      local doomed = memory.listen("g", function() end)
+      setmetatable({}, { __gc = function() memory.unlisten(doomed) end })
+      for _ = 1, round % 40 do local _ = {} end
+      local seen, handle = listen "g"
+      put("g", round)
+      waitFor(seen, 1)
+      memory.unlisten(handle)
+    end
+    collectgarbage()
+  end)
+
   it("that ends in a finalizer, in the midst of a change, takes nothing from the others", function()
     local counts, ended = {}, 0
     for round = 1, 30 do
