@@ -3,6 +3,7 @@
 'use strict';
 const cluster = require('cluster');
 const memory = require('cluster-shared-memory');
+const { now } = require('./together_node.js');
 
 const changes = Number(process.argv[2]);
 const WARM_UP = 200;
@@ -10,8 +11,6 @@ const PAUSE_MS = 1;
 // listen says nothing of when it has begun.
 const SETTLE_MS = 200;
 
-// Since the machine's start, the same in all processes; exact in a double for a hundred days.
-const now = () => Number(process.hrtime.bigint());
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 async function write() {

@@ -4,17 +4,12 @@
 'use strict';
 const cluster = require('cluster');
 const memory = require('cluster-shared-memory');
+const { lead, meet, now, send } = require('./together_node.js');
 
 const [row, workers, seconds] = [process.argv[2], Number(process.argv[3]), Number(process.argv[4])];
 const KEYS = 64;
 const WARM_UP_NS = 200e6;
-// As in together.lua.
-const AHEAD_NS = 50e6;
-const SPIN_NS = 2e6;
 const NAMES = Array.from({ length: KEYS }, (_, index) => `counter:${String(index).padStart(2, '0')}`);
-
-// Since the machine's start, the same in all processes; exact in a double for a hundred days.
-const now = () => Number(process.hrtime.bigint());
 
 async function loopFor(keys, ns) {
   const start = now();
@@ -32,21 +27,6 @@ async function loopFor(keys, ns) {
   return figures;
 }
 
-// Returns at the same moment in all workers.
-async function meet() {
-  const moment = await new Promise((resolve) => {
-    const take = (message) => {
-      if (message.moment === undefined) return;
-      process.off('message', take);
-      resolve(message.moment);
-    };
-    process.on('message', take);
-    process.send({ here: true });
-  });
-  await new Promise((resolve) => setTimeout(resolve, (moment - SPIN_NS - now()) / 1e6));
-  while (now() < moment);
-}
-
 async function work() {
   const step = 2 * cluster.worker.id - 1;
   const keys = NAMES.map((_, index) => NAMES[row === 'one' ? 0 : ((index + 1) * step) % KEYS]);
@@ -54,35 +34,21 @@ async function work() {
   const warmUp = await loopFor(keys, Math.min(WARM_UP_NS, seconds * 1e9));
   await meet();
   const figures = await loopFor(keys, seconds * 1e9);
-  process.send({ figures, all: warmUp.ops + figures.ops });
+  send({ ...figures, all: warmUp.ops + figures.ops });
 }
 
 async function report(ended) {
   const counters = await Promise.all(NAMES.map((name) => memory.get(name)));
   const add = (sum, number) => sum + number;
   if (counters.reduce(add) !== ended.map(({ all }) => all).reduce(add)) throw new Error('increments were lost');
-  for (const { figures: { ops, start, end, wait } } of ended) {
+  for (const { ops, start, end, wait } of ended) {
     console.log(`ops=${ops} start_ns=${start} end_ns=${end} wait_ms=${(wait / 1e6).toFixed(3)}`);
   }
-  cluster.disconnect();
 }
 
-function lead() {
-  const ended = [];
-  let here = 0;
+if (cluster.isPrimary) {
   for (const name of NAMES) memory.set(name, 0);
-  cluster.on('message', (_, message) => {
-    if (message.here && ++here % workers === 0) {
-      const moment = now() + AHEAD_NS;
-      for (const worker of Object.values(cluster.workers)) worker.send({ moment });
-    }
-    if (message.figures && ended.push(message) === workers) report(ended);
-  });
-  cluster.on('exit', (_, code) => {
-    if (code !== 0) throw new Error('a worker failed');
-  });
-  for (let i = 0; i < workers; i++) cluster.fork();
+  lead(workers, report);
+} else {
+  work();
 }
-
-if (cluster.isPrimary) lead();
-else work();
