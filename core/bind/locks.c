@@ -15,10 +15,6 @@ static void write_id(struct cm_writer *writer, struct cm_lock_id id) {
     cm_write_u32(writer, id.slot);
 }
 
-static int push_failure(lua_State *L, int err) {
-    return cm_requests_refuse(L, err);
-}
-
 static int push_ok(lua_State *L, struct cm_vm *vm) {
     cm_short_push_done(L, vm);
     lua_pushliteral(L, "OK");
@@ -44,7 +40,7 @@ static int native_lock(lua_State *L) {
     uint64_t lease_ms = (uint64_t)luaL_checkinteger(L, 4);
     bool fair = lua_toboolean(L, 5);
     if (vm->detached)
-        return push_failure(L, CM_E_CLOSED);
+        return cm_requests_refuse(L, CM_E_CLOSED);
     uint64_t deadline_ms = lease_ms ? vm->locker.clock_ms() + lease_ms : 0;
     struct cm_grant grant;
     int err = cm_lock_take(&vm->locker, key, task, deadline_ms, timeout_ms != 0, &grant);
@@ -54,7 +50,7 @@ static int native_lock(lua_State *L) {
     }
     /* Unless a release of this process is on its way to the master: then that is asked, behind it. */
     if (err == CM_E_BUSY && timeout_ms == 0 && !vm->forwarded)
-        return push_failure(L, err);
+        return cm_requests_refuse(L, err);
     struct cm_writer *writer = begin(vm, CM_OP_LOCK, key);
     if (writer) {
         cm_write_u64(writer, task);
@@ -83,11 +79,12 @@ static int native_unlock(lua_State *L) {
     struct cm_bytes key = to_bytes(L, 1);
     struct cm_lock_id id = cm_lock_id_parse(to_bytes(L, 2));
     if (vm->detached)
-        return push_failure(L, CM_E_CLOSED);
+        return cm_requests_refuse(L, CM_E_CLOSED);
     int err = release(vm, key, id);
     if (!err)
         return push_ok(L, vm);
-    return err == CM_LOCK_ASK ? cm_requests_issue(L, vm, begin_unlock(vm, key, id)) : push_failure(L, err);
+    return err == CM_LOCK_ASK ? cm_requests_issue(L, vm, begin_unlock(vm, key, id))
+                              : cm_requests_refuse(L, err);
 }
 
 /* renew(key, lockId, lease) -> as above */
@@ -97,13 +94,13 @@ static int native_renew(lua_State *L) {
     struct cm_lock_id id = cm_lock_id_parse(to_bytes(L, 2));
     uint64_t lease_ms = (uint64_t)luaL_checkinteger(L, 3);
     if (vm->detached)
-        return push_failure(L, CM_E_CLOSED);
+        return cm_requests_refuse(L, CM_E_CLOSED);
     uint64_t deadline_ms = lease_ms ? vm->locker.clock_ms() + lease_ms : 0;
     int err = vm->forwarded ? CM_LOCK_ASK : cm_lock_renew(&vm->locker, key, id, deadline_ms);
     if (!err)
         return push_ok(L, vm);
     if (err != CM_LOCK_ASK)
-        return push_failure(L, err);
+        return cm_requests_refuse(L, err);
     struct cm_writer *writer = begin(vm, CM_OP_RENEW, key);
     if (writer) {
         write_id(writer, id);
@@ -191,11 +188,6 @@ static int guard_close(lua_State *L) {
 
 enum { GUARD = 3 }; /* its place on the stack of short_mutex */
 
-static int give_settled(lua_State *L, int status, lua_KContext kept) {
-    (void)status;
-    return lua_gettop(L) - (int)kept;
-}
-
 /* The function has returned; what it did is above the guard. */
 static int after_mutex(lua_State *L, int status, lua_KContext context) {
     (void)status;
@@ -214,8 +206,8 @@ static int after_mutex(lua_State *L, int status, lua_KContext context) {
     lua_insert(L, GUARD + 2);
     cm_locks_push_id(L, id);
     lua_insert(L, GUARD + 3);
-    lua_callk(L, lua_gettop(L) - GUARD - 1, LUA_MULTRET, GUARD, give_settled);
-    return give_settled(L, LUA_OK, GUARD);
+    lua_callk(L, lua_gettop(L) - GUARD - 1, LUA_MULTRET, GUARD, cm_short_give);
+    return cm_short_give(L, LUA_OK, GUARD);
 }
 
 /* Whether the function would look at what it is called with. */

@@ -4,7 +4,7 @@
 
 enum { OPERATIONS_PER_TURN = 8192 };
 
-static int give_all(lua_State *L, int status, lua_KContext kept) {
+int cm_short_give(lua_State *L, int status, lua_KContext kept) {
     (void)status;
     return lua_gettop(L) - (int)kept;
 }
@@ -12,8 +12,8 @@ static int give_all(lua_State *L, int status, lua_KContext kept) {
 int cm_short_long(lua_State *L) {
     lua_pushvalue(L, lua_upvalueindex(CM_SHORT_LONG));
     lua_insert(L, 1);
-    lua_callk(L, lua_gettop(L) - 1, LUA_MULTRET, 0, give_all);
-    return give_all(L, LUA_OK, 0);
+    lua_callk(L, lua_gettop(L) - 1, LUA_MULTRET, 0, cm_short_give);
+    return cm_short_give(L, LUA_OK, 0);
 }
 
 bool cm_short_may(lua_State *L, struct cm_vm *vm, uint64_t *task, bool *own) {
@@ -44,7 +44,7 @@ void cm_short_push_done(lua_State *L, struct cm_vm *vm) {
 int cm_short_finish(lua_State *L, struct cm_vm *vm, int arguments) {
     if (++vm->done % OPERATIONS_PER_TURN == 0) {
         lua_pushvalue(L, lua_upvalueindex(CM_SHORT_REST));
-        lua_callk(L, 0, 0, arguments, give_all);
+        lua_callk(L, 0, 0, arguments, cm_short_give);
     }
     return lua_gettop(L) - arguments;
 }

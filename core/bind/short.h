@@ -10,6 +10,9 @@
 /* What a short form's closure holds: the function in Lua, what lets the loop turn, and "OK". */
 enum { CM_SHORT_LONG = 1, CM_SHORT_REST, CM_SHORT_OK };
 
+/* For lua_callk: gives what lies above the first `kept` values. */
+int cm_short_give(lua_State *L, int status, lua_KContext kept);
+
 /* Calls the long form with the same arguments, and gives its results: to be returned. */
 int cm_short_long(lua_State *L);
 

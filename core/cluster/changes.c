@@ -149,8 +149,7 @@ static void answer(void *data, uint32_t seat, uint64_t request) {
     struct cm_process *process = listener_at(changes, seat);
     if (!process)
         return;
-    if (!cm_channel_begin(&process->channel, CM_OP_LISTEN, CM_FRAME_REPLY, (uint32_t)request) ||
-        cm_channel_commit(&process->channel))
+    if (cm_process_reply(process, CM_OP_LISTEN, (uint32_t)request, (struct cm_bytes){0}))
         cm_process_kill(process); /* it would wait for ever */
 }
 
@@ -173,21 +172,6 @@ static bool read_name(struct cm_bytes payload, struct cm_bytes *name, bool *pref
            (name->len || *prefix);
 }
 
-static int refuse(struct cm_process *process, const struct cm_frame *frame, int err) {
-    struct cm_buf *out =
-        cm_channel_begin(&process->channel, frame->op, CM_FRAME_REPLY | CM_FRAME_ERROR, frame->id);
-    if (!out)
-        return CM_E_NOMEMORY;
-    struct cm_writer writer;
-    cm_writer_init(&writer, out);
-    cm_write_error(&writer, err, err == CM_E_NOMEMORY ? "this process listens for too much" : NULL);
-    if (writer.error) {
-        cm_channel_cancel(&process->channel);
-        return writer.error;
-    }
-    return cm_channel_commit(&process->channel);
-}
-
 int cm_changes_listen(struct cm_changes *changes, struct cm_process *process, const struct cm_frame *frame) {
     struct cm_bytes name;
     bool prefix;
@@ -197,7 +181,7 @@ int cm_changes_listen(struct cm_changes *changes, struct cm_process *process, co
         return 0;
     int err = cm_listeners_add(&changes->listeners, process->seat, frame->id, name, prefix);
     if (err)
-        return refuse(process, frame, err);
+        return cm_process_refuse(process, frame->op, frame->id, err, "this process listens for too much");
     if (cm_listeners_poll(&changes->listeners))
         uv_timer_start(&changes->poll, on_poll, POLL_MS, POLL_MS);
     return 0;

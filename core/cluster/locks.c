@@ -17,14 +17,13 @@ static void write_id(struct cm_writer *writer, struct cm_lock_id id) {
     cm_write_u32(writer, id.slot);
 }
 
-static int send_reply(struct cm_process *process, uint64_t number, int code, struct cm_bytes payload) {
-    uint8_t flags = CM_FRAME_REPLY | (code ? CM_FRAME_ERROR : 0);
-    struct cm_buf *out =
-        cm_channel_begin(&process->channel, (uint8_t)(number >> 32), flags, (uint32_t)number);
-    int err = out ? cm_buf_append(out, payload.data, payload.len) : CM_E_NOMEMORY;
-    if (err && out)
-        cm_channel_cancel(&process->channel);
-    return err ? err : cm_channel_commit(&process->channel);
+/* And back. */
+static uint8_t op_of(uint64_t number) {
+    return (uint8_t)(number >> 32);
+}
+
+static int send_reply(struct cm_process *process, uint64_t number, struct cm_bytes payload) {
+    return cm_process_reply(process, op_of(number), (uint32_t)number, payload);
 }
 
 static void answer(void *data, struct cm_lock_asker asker, int code, const struct cm_grant *grant,
@@ -36,13 +35,15 @@ static void answer(void *data, struct cm_lock_asker asker, int code, const struc
     cm_buf_reset(&locks->reply, CM_CHANNEL_MARK_BYTES);
     struct cm_writer writer;
     cm_writer_init(&writer, &locks->reply);
-    if (code) {
-        cm_write_error(&writer, code, text);
-    } else if (grant) {
+    if (grant && !code) {
         write_id(&writer, grant->id);
         cm_write_u8(&writer, grant->abandoned);
     }
-    if (writer.error || send_reply(process, asker.request, code, cm_buf_view(&locks->reply)))
+    int err = writer.error;
+    if (!err)
+        err = code ? cm_process_refuse(process, op_of(asker.request), (uint32_t)asker.request, code, text)
+                   : send_reply(process, asker.request, cm_buf_view(&locks->reply));
+    if (err)
         cm_process_kill(process); /* it would wait for ever */
 }
 
@@ -155,7 +156,7 @@ static int do_info(struct request *request) {
     cm_write_u32(&writer, info.waiting);
     return writer.error
                ? writer.error
-               : send_reply(request->process, request->asker.request, 0, cm_buf_view(&request->locks->reply));
+               : send_reply(request->process, request->asker.request, cm_buf_view(&request->locks->reply));
 }
 
 static int (*const operations[])(struct request *) = {

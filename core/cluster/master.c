@@ -42,25 +42,6 @@ struct master {
 
 /* --- replies --- */
 
-/* Ends the reply begun in `out`: commits it, or puts the error in its place. 0, or the code that ends the
- * sender's session: it waits for this reply. */
-static int finish_reply(struct cm_channel *channel, const struct cm_frame *frame, int err) {
-    if (!err)
-        return cm_channel_commit(channel);
-    cm_channel_cancel(channel);
-    struct cm_buf *out = cm_channel_begin(channel, frame->op, CM_FRAME_REPLY | CM_FRAME_ERROR, frame->id);
-    if (!out)
-        return CM_E_NOMEMORY;
-    struct cm_writer writer;
-    cm_writer_init(&writer, out);
-    cm_write_error(&writer, err, NULL);
-    if (writer.error) {
-        cm_channel_cancel(channel);
-        return writer.error;
-    }
-    return cm_channel_commit(channel);
-}
-
 /* The reply is begun only when the operation is done: that may answer others who wait, on this channel too.
  */
 static int reply_from_store(struct master *master, struct cm_process *process, const struct cm_frame *frame) {
@@ -70,12 +51,12 @@ static int reply_from_store(struct master *master, struct cm_process *process, c
     int err = cm_handlers_do(&handlers, frame->op, frame->payload, &master->reply);
     if (err == CM_E_BADFRAME)
         return err;
-    struct cm_buf *out = cm_channel_begin(&process->channel, frame->op, CM_FRAME_REPLY, frame->id);
-    if (!out)
-        return CM_E_NOMEMORY;
-    if (!err)
-        err = cm_buf_append(out, master->reply.data, master->reply.len);
-    return finish_reply(&process->channel, frame, err);
+    if (!err) {
+        err = cm_process_reply(process, frame->op, frame->id, cm_buf_view(&master->reply));
+        if (err != CM_E_NOMEMORY)
+            return err;
+    }
+    return cm_process_refuse(process, frame->op, frame->id, err, NULL);
 }
 
 /* --- processes --- */
@@ -101,26 +82,22 @@ static int do_fork(struct master *master, struct cm_process *process, const stru
     int err = fork_worker(master, frame, &worker);
     if (err == CM_E_BADFRAME)
         return err;
-    struct cm_buf *out = cm_channel_begin(&process->channel, frame->op, CM_FRAME_REPLY, frame->id);
-    if (!out)
-        return CM_E_NOMEMORY;
+    if (err)
+        return cm_process_refuse(process, frame->op, frame->id, err, NULL);
     struct cm_writer writer;
-    cm_writer_init(&writer, out);
-    if (!err) {
-        cm_write_u32(&writer, worker->id);
-        cm_write_u32(&writer, worker->slot);
-        cm_write_u32(&writer, (uint32_t)worker->child.pid);
-        err = writer.error;
-    }
-    return finish_reply(&process->channel, frame, err);
+    cm_buf_reset(&master->reply, CM_CHANNEL_MARK_BYTES);
+    cm_writer_init(&writer, &master->reply);
+    cm_write_u32(&writer, worker->id);
+    cm_write_u32(&writer, worker->slot);
+    cm_write_u32(&writer, (uint32_t)worker->child.pid);
+    return writer.error ? writer.error
+                        : cm_process_reply(process, frame->op, frame->id, cm_buf_view(&master->reply));
 }
 
 static int do_shutdown(struct master *master, struct cm_process *process, const struct cm_frame *frame) {
     if (frame->payload.len)
         return CM_E_BADFRAME;
-    if (!cm_channel_begin(&process->channel, frame->op, CM_FRAME_REPLY, frame->id))
-        return CM_E_NOMEMORY;
-    int err = cm_channel_commit(&process->channel);
+    int err = cm_process_reply(process, frame->op, frame->id, (struct cm_bytes){0});
     cm_supervisor_stop(&master->supervisor);
     return err;
 }

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "wire/message.h"
 #include "wire/ops.h"
 
 enum { ERROR_TEXT_BYTES = 1024 };
@@ -247,6 +248,30 @@ void cm_process_notify(struct cm_process *process, uint8_t op, struct cm_bytes p
         cm_log(CM_LOG_ERROR, "%s is killed: %s", cm_process_name(process), cm_error_text(err));
         cm_process_kill(process);
     }
+}
+
+int cm_process_reply(struct cm_process *process, uint8_t op, uint32_t id, struct cm_bytes payload) {
+    struct cm_buf *out = cm_channel_begin(&process->channel, op, CM_FRAME_REPLY, id);
+    if (!out)
+        return CM_E_NOMEMORY;
+    int err = cm_buf_append(out, payload.data, payload.len);
+    if (!err)
+        return cm_channel_commit(&process->channel);
+    cm_channel_cancel(&process->channel);
+    return err;
+}
+
+int cm_process_refuse(struct cm_process *process, uint8_t op, uint32_t id, int err, const char *text) {
+    struct cm_buf *out = cm_channel_begin(&process->channel, op, CM_FRAME_REPLY | CM_FRAME_ERROR, id);
+    if (!out)
+        return CM_E_NOMEMORY;
+    struct cm_writer writer;
+    cm_writer_init(&writer, out);
+    cm_write_error(&writer, err, text);
+    if (!writer.error)
+        return cm_channel_commit(&process->channel);
+    cm_channel_cancel(&process->channel);
+    return writer.error;
 }
 
 void cm_process_note_error(struct cm_process *process, struct cm_bytes text) {

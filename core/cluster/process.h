@@ -79,6 +79,12 @@ void cm_process_kill(struct cm_process *process);
  * killed. */
 void cm_process_notify(struct cm_process *process, uint8_t op, struct cm_bytes payload);
 
+/* Answers the request of that operation and id with the payload; or with an error, and a text for people
+ * (NULL: the code's own). 0, or the code that ends its session: it waits for this. Not while another frame to
+ * it is begun. */
+int cm_process_reply(struct cm_process *process, uint8_t op, uint32_t id, struct cm_bytes payload);
+int cm_process_refuse(struct cm_process *process, uint8_t op, uint32_t id, int err, const char *text);
+
 /* Remembers the uncaught error that it reports, cut to what a log line holds. */
 void cm_process_note_error(struct cm_process *process, struct cm_bytes text);
 

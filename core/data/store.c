@@ -12,7 +12,6 @@
 enum {
     ROOM_TRIES = 100, /* of the master to get what it made room for: others take chunks meanwhile */
     CONFLICT_TRIES = 1000,
-    LISTING_KEEP_BYTES = 1 << 20,
 };
 
 void cm_store_init(struct cm_store *store, struct cm_participant *participant) {
@@ -39,7 +38,7 @@ static bool bad_key(struct cm_bytes key) {
 }
 
 /* The clock is read only where there is an expiry to compare with. */
-static bool expired(const struct cm_store *store, uint64_t expires_ms) {
+bool cm_store_is_over(const struct cm_store *store, uint64_t expires_ms) {
     return expires_ms && expires_ms <= store->clock_ms();
 }
 
@@ -73,7 +72,7 @@ static bool is_slot(const struct cm_store *store, struct cm_bytes key) {
 static bool find(const struct cm_store *store, const struct cm_section *section, struct cm_key key,
                  struct cm_place *place) {
     return cm_table_find(store->participant, section, key, place) &&
-           !expired(store, cm_record_expiry(place->record));
+           !cm_store_is_over(store, cm_record_expiry(place->record));
 }
 
 /* In a section, so that it still is so when the change is published. */
@@ -284,7 +283,7 @@ int cm_store_get(struct cm_store *store, struct cm_bytes key, struct cm_buf *buf
     int err = bad_key(key) ? CM_E_NOTFOUND
                            : cm_table_get(store->participant, cm_table_key(store->participant->segment, key),
                                           value ? buf : NULL, &found);
-    if (!err && expired(store, found.expires_ms))
+    if (!err && cm_store_is_over(store, found.expires_ms))
         err = CM_E_NOTFOUND;
     if (version)
         *version = err ? 0 : found.version;
@@ -431,63 +430,6 @@ int cm_store_expire(struct cm_store *store, struct cm_bytes key_bytes, uint64_t 
     }
     cm_table_store_expiry(store->participant, &section, &place, expires_ms);
     return 0;
-}
-
-/* --- walks --- */
-
-/* Takes one step and gives the living entries' keys to `visit`. 0, CM_E_NOMEMORY, or what visit returned. */
-static int walk_step(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, cm_store_key_fn visit,
-                     void *data) {
-    /* Taken out meanwhile: a visitor may walk too. */
-    struct cm_buf listing = store->listing;
-    store->listing = (struct cm_buf){0};
-    cm_buf_reset(&listing, LISTING_KEEP_BYTES);
-    int err = cm_table_walk(store->participant, prefix, cursor, &listing);
-    int stop = 0;
-    for (size_t at = 0; !err && at < listing.len;) {
-        const struct cm_listed *listed = (const struct cm_listed *)(const void *)(listing.data + at);
-        at += sizeof *listed + cm_words(listed->key_len);
-        if (!expired(store, listed->expires_ms))
-            stop |= visit(data, (struct cm_bytes){listed->key, listed->key_len});
-    }
-    cm_buf_deinit(&store->listing);
-    store->listing = listing;
-    return err ? err : stop;
-}
-
-int cm_store_keys(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, unsigned steps,
-                  cm_store_key_fn visit, void *data) {
-    for (unsigned i = 0; i < steps; i++) {
-        int result = walk_step(store, prefix, cursor, visit, data);
-        if (result || *cursor == 0)
-            return result < 0 ? result : 0;
-    }
-    return 0;
-}
-
-struct clearing {
-    struct cm_store *store;
-    const struct cm_store_clearing *how;
-    uint64_t removed;
-};
-
-static int clear_key(void *data, struct cm_bytes key) {
-    struct clearing *clearing = data;
-    if (clearing->how->spare && clearing->how->spare(clearing->how->data, key))
-        return 0;
-    uint64_t version;
-    if (cm_store_remove(clearing->store, key, &(struct cm_change){.cleared = true}, &version) == CM_STORE_ASK)
-        return clearing->how->ask(clearing->how->data, key);
-    clearing->removed += version != 0;
-    return 0;
-}
-
-int cm_store_clear(struct cm_store *store, struct cm_bytes prefix, uint64_t *cursor, unsigned steps,
-                   const struct cm_store_clearing *how, uint64_t *removed) {
-    struct clearing clearing = {store, how, 0};
-    int err = cm_store_keys(store, prefix, cursor, steps, clear_key, &clearing);
-    *removed += clearing.removed;
-    return err;
 }
 
 void cm_store_stats(const struct cm_store *store, struct cm_store_stats *stats) {

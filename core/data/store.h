@@ -107,6 +107,9 @@ int cm_store_expire(struct cm_store *store, struct cm_bytes key, uint64_t expire
 void cm_store_tell(const struct cm_store *store, struct cm_bytes key, uint64_t version, enum cm_cause cause,
                    const struct cm_value *value);
 
+/* Whether that expiry is past: an entry that has it is absent. The clock is read only where there is one. */
+bool cm_store_is_over(const struct cm_store *store, uint64_t expires_ms);
+
 /* A walk over all entries whose keys start with the prefix, in slices: `steps` of it, a few entries each. The
  * cursor is 0 at the beginning and again at the end; an entry that is there from the beginning to the end is
  * met exactly once. 0, or CM_E_NOMEMORY with the cursor at what was not walked. */
