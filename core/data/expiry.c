@@ -4,13 +4,13 @@
 #include "data/watch.h"
 #include "memory/chunk.h"
 
-/* Removes the entry if it is one, reachable, and past its time. False where its group is not to be had now.
- */
+/* Removes the entry if it is one, reachable, and past its time; of a document somebody is told instead. False
+ * where its group is not to be had now. */
 static bool remove_expired(struct cm_sweep *sweep, struct cm_participant *master, uint64_t offset,
                            uint64_t now_ms) {
     struct cm_record *record = cm_record_at(master->segment, offset);
     uint64_t hash = atomic_load_explicit(&record->hash, memory_order_relaxed);
-    if (hash & CM_HASH_CACHED)
+    if (hash & CM_SPACE_CACHE)
         return !sweep->lru || cm_lru_sweep(sweep->lru, hash, cm_record_version(record), now_ms);
     struct cm_section section;
     if (!cm_table_try(master, hash, &section))
@@ -25,12 +25,19 @@ static bool remove_expired(struct cm_sweep *sweep, struct cm_participant *master
         cm_section_leave(&section);
         return true;
     }
-    bool told = sweep->store && cm_watch_any(master->segment) &&
+    bool is_document = hash & CM_SPACE_DOCUMENTS;
+    bool told = (is_document ? sweep->on_document != NULL : sweep->store && cm_watch_any(master->segment)) &&
                 cm_record_read_key(master->segment, offset, place.shape, sweep->key);
+    struct cm_bytes key = {sweep->key, place.shape.key_len};
+    if (is_document) {
+        cm_section_leave(&section);
+        if (told)
+            sweep->on_document(sweep->data, key);
+        return true;
+    }
     uint64_t version = cm_table_unlink(master, &section, &place);
     if (told)
-        cm_store_tell(sweep->store, (struct cm_bytes){sweep->key, place.shape.key_len}, version,
-                      CM_CAUSE_EXPIRE, NULL);
+        cm_store_tell(sweep->store, key, version, CM_CAUSE_EXPIRE, NULL);
     return true;
 }
 

@@ -11,6 +11,9 @@ struct cm_lru;
 struct cm_sweep {
     struct cm_lru *lru;           /* has the entries of the cache removed; NULL: they are passed over */
     const struct cm_store *store; /* whose listeners are told; NULL: nobody is */
+    /* Something in a document is over; once. NULL: nobody wants to know. */
+    void (*on_document)(void *data, struct cm_bytes key);
+    void *data;
     uint8_t key[(CM_KEY_MAX_BYTES + 8) & ~7]; /* of the entry at hand: there is no allocating in a section */
     uint32_t chunk;
     uint32_t at;         /* in the chunk */

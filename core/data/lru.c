@@ -30,7 +30,7 @@ void cm_lru_clear(struct cm_lru *lru) {
 
 void cm_lru_remove(struct cm_lru *lru, struct cm_bytes key_bytes) {
     struct cm_participant *participant = lru->store->participant;
-    struct cm_key key = cm_table_cache_key(participant->segment, key_bytes);
+    struct cm_key key = cm_table_key_in(participant->segment, CM_SPACE_CACHE, key_bytes);
     struct cm_found found;
     /* A look without the lock: often there is nothing. */
     if (cm_table_get(participant, key, NULL, &found) == CM_E_NOTFOUND)
@@ -80,7 +80,7 @@ static int miss(struct cm_lru *lru) {
 int cm_lru_get(struct cm_lru *lru, struct cm_bytes key_bytes, struct cm_buf *buf, struct cm_bytes *value) {
     struct cm_participant *participant = lru->store->participant;
     const struct cm_segment *segment = participant->segment;
-    struct cm_key key = cm_table_cache_key(segment, key_bytes);
+    struct cm_key key = cm_table_key_in(segment, CM_SPACE_CACHE, key_bytes);
     uint32_t flags = load_flags(cache_of(lru));
     struct cm_found found;
     uint64_t now_ns = 0, stamp = 0, left_tag = 0;
@@ -225,7 +225,7 @@ int cm_lru_set(struct cm_lru *lru, struct cm_bytes key_bytes, struct cm_bytes va
     if (value.len > UINT32_MAX - 8)
         return CM_E_TOOLARGE;
     struct cm_participant *participant = lru->store->participant;
-    struct cm_key key = cm_table_cache_key(participant->segment, key_bytes);
+    struct cm_key key = cm_table_key_in(participant->segment, CM_SPACE_CACHE, key_bytes);
     uint64_t bytes = cm_append_bytes(participant->segment, key_bytes.len, value.len);
     uint64_t offset;
     int err = append(lru, key, value, &offset);

@@ -24,7 +24,7 @@ void cm_store_deinit(struct cm_store *store) {
 
 /* In a section of the key's group: whether the change must be the master's, for it has listeners to tell. */
 static bool is_watched(const struct cm_store *store, struct cm_key key) {
-    return !store->make_room && cm_watch_sees(store->participant->segment, key);
+    return !store->make_room && store->space == CM_SPACE_KEYS && cm_watch_sees(store->participant->segment, key);
 }
 
 void cm_store_tell(const struct cm_store *store, struct cm_bytes key, uint64_t version, enum cm_cause cause,
@@ -33,13 +33,17 @@ void cm_store_tell(const struct cm_store *store, struct cm_bytes key, uint64_t v
         store->on_change(store->change_data, &(struct cm_changed){key, version, cause, value});
 }
 
+static struct cm_key key_in(const struct cm_store *store, struct cm_bytes key) {
+    return cm_table_key_in(store->participant->segment, store->space, key);
+}
+
 static bool bad_key(struct cm_bytes key) {
     return key.len == 0 || key.len > CM_KEY_MAX_BYTES;
 }
 
 /* The clock is read only where there is an expiry to compare with. */
 bool cm_store_is_over(const struct cm_store *store, uint64_t expires_ms) {
-    return expires_ms && expires_ms <= store->clock_ms();
+    return expires_ms && store->space == CM_SPACE_KEYS && expires_ms <= store->clock_ms();
 }
 
 /* --- numbers, and what they are in an entry --- */
@@ -125,7 +129,7 @@ static int make_room(struct cm_store *store, const struct cm_pair *pairs, size_t
     const struct cm_segment *segment = store->participant->segment;
     uint64_t freed_bytes = 0;
     for (size_t i = 0; i < count; i++)
-        freed_bytes += bytes_under(store, cm_table_key(segment, pairs[i].key));
+        freed_bytes += bytes_under(store, key_in(store, pairs[i].key));
     return store->make_room(store->data, bytes_of(segment, pairs, count), freed_bytes);
 }
 
@@ -144,7 +148,7 @@ static int append_all(const struct cm_store *store, const struct cm_pair *pairs,
     struct cm_participant *participant = store->participant;
     cm_append_begin(participant);
     for (size_t i = 0; i < count; i++) {
-        struct cm_key key = cm_table_key(participant->segment, pairs[i].key);
+        struct cm_key key = key_in(store, pairs[i].key);
         const struct cm_value *value = &pairs[i].value;
         uint8_t space[CM_NUMBER_BYTES];
         bool slot = value->is_number && is_slot(store, key.bytes);
@@ -219,7 +223,7 @@ int cm_store_set(struct cm_store *store, struct cm_bytes key_bytes, const struct
     if (err)
         return err;
     struct cm_participant *participant = store->participant;
-    struct cm_key key = cm_table_key(participant->segment, key_bytes);
+    struct cm_key key = key_in(store, key_bytes);
     if (value->is_number && is_slot(store, key_bytes)) {
         bool done;
         err = set_in_place(store, key, value->number, change, version, &done);
@@ -263,7 +267,7 @@ int cm_store_set_many(struct cm_store *store, const struct cm_pair *pairs, size_
         return CM_E_NOMEMORY;
     err = append(store, pairs, count, 0, offsets);
     for (size_t i = 0; !err && i < count; i++) {
-        struct cm_key key = cm_table_key(store->participant->segment, pairs[i].key);
+        struct cm_key key = key_in(store, pairs[i].key);
         struct cm_section section;
         struct cm_place place;
         cm_table_enter(store->participant, key.hash, &section);
@@ -281,8 +285,7 @@ int cm_store_get(struct cm_store *store, struct cm_bytes key, struct cm_buf *buf
                  uint64_t *version, uint64_t *expires_ms) {
     struct cm_found found;
     int err = bad_key(key) ? CM_E_NOTFOUND
-                           : cm_table_get(store->participant, cm_table_key(store->participant->segment, key),
-                                          value ? buf : NULL, &found);
+                           : cm_table_get(store->participant, key_in(store, key), value ? buf : NULL, &found);
     if (!err && cm_store_is_over(store, found.expires_ms))
         err = CM_E_NOTFOUND;
     if (version)
@@ -301,7 +304,7 @@ int cm_store_get(struct cm_store *store, struct cm_bytes key, struct cm_buf *buf
 int cm_store_remove(struct cm_store *store, struct cm_bytes key_bytes, const struct cm_change *change,
                     uint64_t *version) {
     *version = 0;
-    struct cm_key key = cm_table_key(store->participant->segment, key_bytes);
+    struct cm_key key = key_in(store, key_bytes);
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(store->participant, key.hash, &section);
@@ -398,7 +401,7 @@ int cm_store_increment(struct cm_store *store, struct cm_bytes key_bytes, struct
         return CM_E_BADVALUE;
     if (!is_slot(store, key_bytes))
         return increment_bytes(store, key_bytes, delta, initial, expires_ms, sum, version);
-    struct cm_key key = cm_table_key(store->participant->segment, key_bytes);
+    struct cm_key key = key_in(store, key_bytes);
     struct increment increment = {.delta = delta, .initial = initial, .expires_ms = expires_ms};
     int err = increment_once(store, key, &increment, sum, version);
     if (increment.wants_entry) {
@@ -420,7 +423,7 @@ int cm_store_increment(struct cm_store *store, struct cm_bytes key_bytes, struct
 }
 
 int cm_store_expire(struct cm_store *store, struct cm_bytes key_bytes, uint64_t expires_ms) {
-    struct cm_key key = cm_table_key(store->participant->segment, key_bytes);
+    struct cm_key key = key_in(store, key_bytes);
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(store->participant, key.hash, &section);
@@ -435,9 +438,10 @@ int cm_store_expire(struct cm_store *store, struct cm_bytes key_bytes, uint64_t 
 void cm_store_stats(const struct cm_store *store, struct cm_store_stats *stats) {
     struct cm_segment *segment = store->participant->segment;
     /* First the entries: the bytes of one that is not counted any more are given up already. */
-    uint64_t cached = atomic_load_explicit(&segment->header->cache.entries, memory_order_relaxed);
+    uint64_t others = atomic_load_explicit(&segment->header->cache.entries, memory_order_relaxed) +
+                      atomic_load_explicit(&segment->header->documents, memory_order_relaxed);
     uint64_t entries = cm_table_entries(segment);
-    stats->entries = entries > cached ? entries - cached : 0;
+    stats->entries = entries > others ? entries - others : 0;
     struct cm_chunk_census census;
     cm_chunk_count(segment, &census);
     stats->used_bytes = census.live_bytes;

@@ -42,6 +42,7 @@ enum { CM_STORE_ASK = 1 };
 
 struct cm_store {
     struct cm_participant *participant;
+    uint64_t space; /* of names: CM_SPACE_KEYS, or CM_SPACE_DOCUMENTS, where an expiry makes nothing absent */
     uint64_t (*clock_ms)(void); /* cm_clock_ms but in tests; read when an expiry is met */
     /* The master's: cleans until there is room for so many bytes, in the place of so many; 0 or
      * CM_E_NOMEMORY. NULL for all others. */
@@ -126,7 +127,7 @@ int cm_store_clear(struct cm_store *store, struct cm_bytes prefix, uint64_t *cur
                    const struct cm_store_clearing *how, uint64_t *removed);
 
 struct cm_store_stats {
-    uint64_t entries;    /* expired ones that were not swept yet included; without the cache's */
+    uint64_t entries;    /* expired ones that were not swept yet included; without the cache's and documents */
     uint64_t used_bytes; /* of entries, with what belongs to them; and the cache's */
     uint64_t limit_bytes;
 };

@@ -12,7 +12,7 @@ static int walk_step(struct cm_store *store, struct cm_bytes prefix, uint64_t *c
     struct cm_buf listing = store->listing;
     store->listing = (struct cm_buf){0};
     cm_buf_reset(&listing, LISTING_KEEP_BYTES);
-    int err = cm_table_walk(store->participant, prefix, cursor, &listing);
+    int err = cm_table_walk(store->participant, store->space, prefix, cursor, &listing);
     int stop = 0;
     for (size_t at = 0; !err && at < listing.len;) {
         const struct cm_listed *listed = (const struct cm_listed *)(const void *)(listing.data + at);

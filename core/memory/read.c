@@ -225,10 +225,16 @@ static bool starts_with(const uint8_t *bytes, size_t len, struct cm_bytes prefix
     return len >= prefix.len && (prefix.len == 0 || memcmp(bytes, prefix.data, prefix.len) == 0);
 }
 
+/* What is walked over. */
+struct walk {
+    uint64_t space;
+    struct cm_bytes prefix;
+};
+
 /* Appends what stands in one chain. `may_grow`: whether memory may be asked for. CM_E_CONFLICT where it leads
  * nowhere; CM_E_NOMEMORY where there is no room. */
 static int list_chain(const struct cm_segment *segment, const _Atomic uint64_t *link, unsigned steps,
-                      struct cm_bytes prefix, bool may_grow, struct cm_buf *out) {
+                      const struct walk *walk, bool may_grow, struct cm_buf *out) {
     for (; steps; steps--) {
         uint64_t offset = atomic_load_explicit((_Atomic uint64_t *)link, memory_order_acquire);
         if (!offset)
@@ -237,7 +243,7 @@ static int list_chain(const struct cm_segment *segment, const _Atomic uint64_t *
         if (!record)
             return CM_E_CONFLICT;
         link = &record->next;
-        if (load(&record->hash) & CM_HASH_CACHED)
+        if ((load(&record->hash) & CM_SPACES) != walk->space)
             continue;
         struct cm_shape shape = cm_record_shape(record);
         size_t len = sizeof(struct cm_listed) + cm_words(shape.key_len);
@@ -247,22 +253,22 @@ static int list_chain(const struct cm_segment *segment, const _Atomic uint64_t *
         *listed = (struct cm_listed){load(&record->expires_ms), shape.key_len};
         if (!cm_record_read_key(segment, offset, shape, listed->key))
             return CM_E_CONFLICT;
-        if (starts_with(listed->key, shape.key_len, prefix))
+        if (starts_with(listed->key, shape.key_len, walk->prefix))
             out->len += len;
     }
     return CM_E_CONFLICT;
 }
 
 static int list_group(const struct cm_segment *segment, const struct cm_group *group, unsigned steps,
-                      struct cm_bytes prefix, bool may_grow, struct cm_buf *out) {
+                      const struct walk *walk, bool may_grow, struct cm_buf *out) {
     int err = 0;
     for (int i = 0; !err && i < CM_GROUP_CHAINS; i++)
-        err = list_chain(segment, &group->chains[i], steps, prefix, may_grow, out);
+        err = list_chain(segment, &group->chains[i], steps, walk, may_grow, out);
     return err;
 }
 
 /* Lists the group of that hash, and says how many groups there were. */
-static int try_walk(struct cm_participant *participant, struct cm_bytes prefix, uint64_t hash,
+static int try_walk(struct cm_participant *participant, const struct walk *walk, uint64_t hash,
                     uint32_t *groups, struct cm_buf *out) {
     const struct cm_segment *segment = participant->segment;
     uint32_t index = index_of(segment, hash);
@@ -271,13 +277,13 @@ static int try_walk(struct cm_participant *participant, struct cm_bytes prefix, 
     *groups = load_groups(segment);
     if (sequence & 1 || index_in(*groups, hash) != index)
         return CM_E_CONFLICT;
-    int err = list_group(segment, group, STEPS, prefix, true, out);
+    int err = list_group(segment, group, STEPS, walk, true, out);
     if (err)
         return err;
     return unchanged(group, sequence) ? 0 : CM_E_CONFLICT;
 }
 
-static int walk_as_owner(struct cm_participant *participant, struct cm_bytes prefix, uint64_t hash,
+static int walk_as_owner(struct cm_participant *participant, const struct walk *walk, uint64_t hash,
                          uint32_t *groups, struct cm_buf *out) {
     size_t before = out->len;
     for (size_t room = COPIED_BYTES;; room *= 2) {
@@ -287,7 +293,7 @@ static int walk_as_owner(struct cm_participant *participant, struct cm_bytes pre
         struct cm_section section;
         cm_table_enter(participant, hash, &section);
         *groups = load_groups(participant->segment);
-        err = list_group(participant->segment, group_in(participant->segment, &section), UINT32_MAX, prefix,
+        err = list_group(participant->segment, group_in(participant->segment, &section), UINT32_MAX, walk,
                          false, out);
         cm_section_leave(&section);
         if (err != CM_E_NOMEMORY)
@@ -303,19 +309,20 @@ static uint64_t reverse_bits(uint64_t value) {
     return (value >> 1 & UINT64_C(0x5555555555555555)) | (value & UINT64_C(0x5555555555555555)) << 1;
 }
 
-int cm_table_walk(struct cm_participant *participant, struct cm_bytes prefix, uint64_t *cursor,
-                  struct cm_buf *out) {
+int cm_table_walk(struct cm_participant *participant, uint64_t space, struct cm_bytes prefix,
+                  uint64_t *cursor, struct cm_buf *out) {
+    struct walk walk = {space, prefix};
     uint64_t hash = reverse_bits(*cursor);
     uint32_t groups;
     size_t before = out->len;
     int err = CM_E_CONFLICT;
     for (int i = 0; err == CM_E_CONFLICT && i < TRIES; i++) {
-        err = try_walk(participant, prefix, hash, &groups, out);
+        err = try_walk(participant, &walk, hash, &groups, out);
         if (err)
             out->len = before;
     }
     if (err == CM_E_CONFLICT)
-        err = walk_as_owner(participant, prefix, hash, &groups, out);
+        err = walk_as_owner(participant, &walk, hash, &groups, out);
     if (err)
         return err;
     /* How many bits of the hash the group goes by: one less as long as it has not been split. */

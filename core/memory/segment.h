@@ -128,6 +128,9 @@ struct cm_header {
     _Atomic uint32_t reached;     /* from here on no chunk has ever been used: they are free holes */
     _Atomic uint64_t lists;       /* of fragments, begun so far: each has a number of its own */
     _Atomic uint32_t rung;        /* the bell has been rung for these and not been heard yet: CM_RING_... */
+    /* Of core/data/documents; the master alone writes them. */
+    _Atomic uint64_t documents;       /* entries in their name space */
+    _Atomic uint64_t storages_closed; /* so far */
     struct cm_cache cache;
 };
 

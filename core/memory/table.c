@@ -10,12 +10,8 @@ enum {
     RING_INSERTS = 64, /* at least, between two hints to the master that the table may have to grow */
 };
 
-struct cm_key cm_table_key(const struct cm_segment *segment, struct cm_bytes bytes) {
-    return (struct cm_key){bytes, cm_hash(bytes, segment->layout.hash_seed) & ~CM_HASH_CACHED};
-}
-
-struct cm_key cm_table_cache_key(const struct cm_segment *segment, struct cm_bytes bytes) {
-    return (struct cm_key){bytes, cm_hash(bytes, segment->layout.hash_seed) | CM_HASH_CACHED};
+struct cm_key cm_table_key_in(const struct cm_segment *segment, uint64_t space, struct cm_bytes bytes) {
+    return (struct cm_key){bytes, (cm_hash(bytes, segment->layout.hash_seed) & ~CM_SPACES) | space};
 }
 
 /* --- looking along a chain --- */
@@ -160,7 +156,7 @@ static void note_expiry(struct cm_participant *participant, uint64_t offset, uin
 uint64_t cm_table_link(struct cm_participant *participant, struct cm_section *section,
                        const struct cm_place *place, uint64_t offset) {
     struct cm_record *record = cm_record_at(participant->segment, offset);
-    if (!(load(&record->hash) & CM_HASH_CACHED))
+    if (!(load(&record->hash) & CM_SPACE_CACHE))
         store(&record->version, section->sequence + 2);
     store(&record->next, load(place->record ? &place->record->next : place->link));
     uint64_t expires_ms = load(&record->expires_ms);

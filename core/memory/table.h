@@ -17,13 +17,19 @@ struct cm_key {
     uint64_t hash;
 };
 
-struct cm_key cm_table_key(const struct cm_segment *segment, struct cm_bytes bytes);
+/* Name spaces: two bits of the hash, which neither groups nor chains go by, tell the entries of the cache and
+ * those of documents from each other and from all others under the same key. In the place of a version an
+ * entry of the cache has a tag, which is the cache's business (core/data/lru) and stays as it was written. An
+ * expiry of a document's says when something in it is over, and not that it is absent. */
+#define CM_SPACE_KEYS UINT64_C(0)
+#define CM_SPACE_CACHE (UINT64_C(1) << 40)
+#define CM_SPACE_DOCUMENTS (UINT64_C(1) << 41)
+#define CM_SPACES (CM_SPACE_CACHE | CM_SPACE_DOCUMENTS)
+struct cm_key cm_table_key_in(const struct cm_segment *segment, uint64_t space, struct cm_bytes bytes);
 
-/* The cache's entries are a name space of their own: a bit of the hash, which neither groups nor chains go
- * by, tells them from the others. In the place of a version they have a tag, which is the cache's business
- * (core/data/lru) and stays as it was written. Walks pass them over. */
-#define CM_HASH_CACHED (UINT64_C(1) << 40)
-struct cm_key cm_table_cache_key(const struct cm_segment *segment, struct cm_bytes bytes);
+static inline struct cm_key cm_table_key(const struct cm_segment *segment, struct cm_bytes bytes) {
+    return cm_table_key_in(segment, CM_SPACE_KEYS, bytes);
+}
 
 /* What a read found. */
 struct cm_found {
@@ -45,7 +51,7 @@ int cm_table_get(struct cm_participant *participant, struct cm_key key, struct c
 /* Whether what was read is the present state still, as long as nothing has changed in its whole group. */
 bool cm_table_unchanged(const struct cm_found *found);
 
-/* A walk over all entries, one group for each step, in the order of the hashes' reversed bits, in which a
+/* A walk over all entries of a name space, one group for each step, in the order of the hashes' reversed bits, in which a
  * split only halves an interval: so an entry that is there from the beginning to the end is met exactly once.
  * The cursor is 0 at the beginning, and again at the end; any number is one. Each step appends the entries
  * whose keys start with the prefix to `out`. 0 or CM_E_NOMEMORY. */
@@ -54,8 +60,8 @@ struct cm_listed {
     uint64_t key_len;
     uint8_t key[]; /* filled up to whole words; the next one follows */
 };
-int cm_table_walk(struct cm_participant *participant, struct cm_bytes prefix, uint64_t *cursor,
-                  struct cm_buf *out);
+int cm_table_walk(struct cm_participant *participant, uint64_t space, struct cm_bytes prefix,
+                  uint64_t *cursor, struct cm_buf *out);
 
 /* Entries in all: exact when nobody is writing, and off by at most one for each death in a section. */
 uint64_t cm_table_entries(const struct cm_segment *segment);

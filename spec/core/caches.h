@@ -30,7 +30,7 @@ static inline const char *cache_check(const struct cm_segment *segment, struct c
         for (struct cm_record *record; offset; offset = atomic_load(&record->next)) {
             record = cm_record_at(segment, offset);
             uint64_t hash = atomic_load(&record->hash);
-            if (!(hash & CM_HASH_CACHED))
+            if (!(hash & CM_SPACE_CACHE))
                 continue;
             struct cm_shape shape = cm_record_shape(record);
             uint64_t tag = cm_record_version(record);

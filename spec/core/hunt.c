@@ -429,7 +429,7 @@ static void count_entry(struct hunt *hunt, uint32_t group, uint64_t *reachable, 
     uint64_t hash = atomic_load(&record->hash);
     HUNT_CHECK(group_of(hunt, hash) == group, "an entry of group %u in group %u", group_of(hunt, hash),
                group);
-    HUNT_CHECK(hash & CM_HASH_CACHED || cm_record_version(record) <=
+    HUNT_CHECK(hash & CM_SPACE_CACHE || cm_record_version(record) <=
                                             cm_word_sequence(atomic_load(&hunt->segment.groups[group].word)),
                "an entry's version is above its group's sequence");
     audit->entries++;

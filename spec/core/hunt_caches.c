@@ -50,7 +50,7 @@ static void set(struct cm_lru *lru, unsigned n, size_t len, uint32_t seed, uint6
 static bool is_cached(unsigned n) {
     struct hunt_key key;
     struct cm_found found;
-    struct cm_key cached = cm_table_cache_key(&hunt.segment, hunt_key(&key, "key %u", n));
+    struct cm_key cached = cm_table_key_in(&hunt.segment, CM_SPACE_CACHE, hunt_key(&key, "key %u", n));
     return cm_table_get(&hunt.participant, cached, NULL, &found) == 0;
 }
 
@@ -577,7 +577,7 @@ static void test_waiting_holder_lives(void **state) {
     (void)state;
     start(&(struct cm_lru_options){.most_entries = CACHED});
     struct hunt_key key;
-    struct cm_key cached = cm_table_cache_key(&hunt.segment, hunt_key(&key, "key %u", NEW));
+    struct cm_key cached = cm_table_key_in(&hunt.segment, CM_SPACE_CACHE, hunt_key(&key, "key %u", NEW));
     struct cm_section section;
     cm_table_enter(&hunt.participant, cached.hash, &section); /* the master, whom nobody kills */
     hunt_start(&hunt, 0, stop_waiting, NULL);

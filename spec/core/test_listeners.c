@@ -717,7 +717,7 @@ static void enter_or_leave(uint64_t *random) {
         inside[index] = 0;
         return;
     }
-    uint64_t hash = random_next(random) & ~CM_HASH_CACHED;
+    uint64_t hash = random_next(random) & ~CM_SPACES;
     if (cm_table_try(participant(index), hash, &held[index]))
         inside[index] = ++sections;
 }

@@ -1237,7 +1237,7 @@ static void a_split_between_choosing_the_group_and_listing_it_hides_no_key(void 
     struct cm_buf out = {0};
     uint64_t cursor = 0;
     do
-        assert_int_equal(cm_table_walk(&viewer.participant, (struct cm_bytes){0}, &cursor, &out), 0);
+        assert_int_equal(cm_table_walk(&viewer.participant, CM_SPACE_KEYS, (struct cm_bytes){0}, &cursor, &out), 0);
     while (cursor);
     untrap();
     memset(met, 0, sizeof met);
@@ -1333,7 +1333,7 @@ static const char *spectate(void *data) {
         uint64_t cursor = 0;
         spectator->listing.len = 0;
         do {
-            if (cm_table_walk(&spectator->participant, (struct cm_bytes){0}, &cursor, &spectator->listing))
+            if (cm_table_walk(&spectator->participant, CM_SPACE_KEYS, (struct cm_bytes){0}, &cursor, &spectator->listing))
                 return "no walk";
         } while (cursor);
     } while (!atomic_load(spectator->over));
@@ -1432,7 +1432,7 @@ static void a_chain_longer_than_readers_follow_is_read_all_the_same(void **state
     struct cm_buf out = {0};
     uint64_t cursor = 0, met[LONG_CHAIN], count = 0;
     do
-        assert_int_equal(cm_table_walk(&other, (struct cm_bytes){0}, &cursor, &out), 0);
+        assert_int_equal(cm_table_walk(&other, CM_SPACE_KEYS, (struct cm_bytes){0}, &cursor, &out), 0);
     while (cursor);
     for (size_t at = 0; at < out.len;) {
         const struct cm_listed *listed = (const struct cm_listed *)(const void *)(out.data + at);
@@ -1477,7 +1477,7 @@ static void walk_a_changing_table(uint64_t first, uint64_t seed, bool at_once) {
     do {
         uint64_t before = cursor;
         out.len = 0;
-        assert_int_equal(cm_table_walk(&other, (struct cm_bytes){0}, &cursor, &out), 0);
+        assert_int_equal(cm_table_walk(&other, CM_SPACE_KEYS, (struct cm_bytes){0}, &cursor, &out), 0);
         assert_true(cursor == 0 || cursor > before);
         listed += note_listed(&out, met, MOST);
         size_t changes = steps == growth_at && at_once ? (size_t)3 * MOST : random_below(&random, 20);
@@ -1537,7 +1537,7 @@ static void any_number_is_a_cursor(void **state) {
         out.len = 0;
         uint32_t steps = 0;
         do {
-            assert_int_equal(cm_table_walk(&other, (struct cm_bytes){0}, &cursor, &out), 0);
+            assert_int_equal(cm_table_walk(&other, CM_SPACE_KEYS, (struct cm_bytes){0}, &cursor, &out), 0);
             assert_true(steps++ < groups());
         } while (cursor);
         note_listed(&out, met, MOST);
@@ -1561,7 +1561,7 @@ static void a_walk_lists_what_starts_with_the_prefix(void **state) {
         uint64_t cursor = 0;
         unsigned seen = 0, wanted = 0;
         do
-            assert_int_equal(cm_table_walk(&other, cm_bytes_of(prefixes[p]), &cursor, &out), 0);
+            assert_int_equal(cm_table_walk(&other, CM_SPACE_KEYS, cm_bytes_of(prefixes[p]), &cursor, &out), 0);
         while (cursor);
         for (size_t at = 0; at < out.len;) {
             const struct cm_listed *listed = (const struct cm_listed *)(const void *)(out.data + at);
@@ -1631,7 +1631,7 @@ static void a_walk_meets_once_whoever_stays_while_threads_come_and_go(void **sta
         out.len = 0;
         memset(met, 0, sizeof met);
         do {
-            err = err ? err : cm_table_walk(&other, (struct cm_bytes){0}, &cursor, &out);
+            err = err ? err : cm_table_walk(&other, CM_SPACE_KEYS, (struct cm_bytes){0}, &cursor, &out);
             put_number(&master, key_of(fill++, &room), 0, false);
             cm_table_grow(&master, 2);
         } while (cursor && !err && fill < sizeof met);
@@ -1810,7 +1810,7 @@ static int walk_with_a_new_buffer(void *data) {
     do {
         uint64_t before = cursor;
         size_t len = buf.len;
-        err = cm_table_walk(&other, (struct cm_bytes){0}, &cursor, &buf);
+        err = cm_table_walk(&other, CM_SPACE_KEYS, (struct cm_bytes){0}, &cursor, &buf);
         if (err) {
             assert_int_equal(cursor, before);
             assert_int_equal(buf.len, len);
