@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "data/item.h"
 
 /* A table that is being encoded, and the key it is at: what a refusal needs to say where it stands. */
 struct level {
@@ -260,7 +261,14 @@ struct decoder {
     const uint8_t *next;
     const uint8_t *end;
     size_t owed;
+    bool marks; /* a document's: values may have marks, and be expired at now_ms */
+    uint64_t now_ms;
 };
+
+/* Deeper than any value: where nothing but a scalar may come, and that without a mark. */
+enum { KEY_DEPTH = CM_VALUE_MAX_DEPTH + 1 };
+
+_Static_assert((int)CM_VALUE_MAX_DEPTH == (int)CM_ITEM_MAX_DEPTH, "values and documents nest differently");
 
 /* The bytes that are not needed for items already announced. */
 static size_t spare(const struct decoder *decoder) {
@@ -348,11 +356,33 @@ static bool push_map(struct decoder *decoder, uint64_t count, int depth) {
     luaL_checkstack(L, 3, "a value with many tables inside tables");
     lua_createtable(L, 0, count <= INT32_MAX ? (int)count : 0);
     for (; count; count--) {
-        if (!push_item(decoder, depth + 1) || !is_key(L, -1) || !push_item(decoder, depth + 1))
+        if (!push_item(decoder, KEY_DEPTH) || !is_key(L, -1) || !push_item(decoder, depth + 1))
             return false;
         lua_rawset(L, -3);
     }
     return true;
+}
+
+/* Passes over a value whose mark has been taken. */
+static bool push_absent(struct decoder *decoder) {
+    struct cm_bytes rest = {decoder->next, spare(decoder)};
+    if (cm_item_skip(&rest))
+        return false;
+    decoder->next = rest.data;
+    lua_pushnil(decoder->L);
+    return true;
+}
+
+/* Behind a mark's first byte. */
+static __attribute__((cold)) bool push_marked(struct decoder *decoder, int depth) {
+    struct cm_bytes mark = {decoder->next - 1, spare(decoder) + 1};
+    struct cm_item item;
+    if (!decoder->marks || depth == KEY_DEPTH || cm_item_take(&mark, &item))
+        return false;
+    decoder->next = mark.data;
+    if (mark.len && mark.data[0] == CM_ITEM_MARK_BYTE)
+        return false;
+    return item.count <= decoder->now_ms ? push_absent(decoder) : push_value(decoder, depth);
 }
 
 /* Pushes the next value; on failure leaves the stack to the caller. */
@@ -401,7 +431,7 @@ static bool push_value(struct decoder *decoder, int depth) {
     case 0xdf:
         return take_number(decoder, (size_t)2 << (tag - 0xde), &count) && push_map(decoder, count, depth);
     default:
-        return false;
+        return tag == CM_ITEM_MARK_BYTE && push_marked(decoder, depth);
     }
 }
 
@@ -411,14 +441,26 @@ bool cm_value_is_scalar(struct cm_bytes bytes) {
     return !(byte >= 0x80 && byte <= 0x9f) && !(byte >= 0xdc && byte <= 0xdf);
 }
 
-int cm_value_decode(lua_State *L, struct cm_bytes bytes) {
+static int decode(struct decoder *decoder, struct cm_bytes bytes) {
+    lua_State *L = decoder->L;
     if (!bytes.len)
         return CM_E_BADVALUE;
     int top = lua_gettop(L);
     luaL_checkstack(L, 1, "a value");
-    struct decoder decoder = {.L = L, .next = bytes.data, .end = bytes.data + bytes.len};
-    if (push_value(&decoder, 0) && decoder.next == decoder.end)
+    decoder->next = bytes.data;
+    decoder->end = bytes.data + bytes.len;
+    if (push_value(decoder, 0) && decoder->next == decoder->end)
         return 0;
     lua_settop(L, top);
     return CM_E_BADVALUE;
+}
+
+int cm_value_decode(lua_State *L, struct cm_bytes bytes) {
+    struct decoder decoder = {.L = L};
+    return decode(&decoder, bytes);
+}
+
+int cm_value_decode_document(lua_State *L, struct cm_bytes bytes, uint64_t now_ms) {
+    struct decoder decoder = {.L = L, .marks = true, .now_ms = now_ms};
+    return decode(&decoder, bytes);
 }

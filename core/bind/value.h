@@ -32,4 +32,8 @@ bool cm_value_is_scalar(struct cm_bytes bytes);
  * that they can reach may move or free the bytes. */
 int cm_value_decode(lua_State *L, struct cm_bytes bytes);
 
+/* The same of a document's body, or of a part of it (core/data/document): what is expired at now_ms is
+ * absent, an array has a hole there, and the whole is nil. */
+int cm_value_decode_document(lua_State *L, struct cm_bytes bytes, uint64_t now_ms);
+
 #endif

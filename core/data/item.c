@@ -22,7 +22,6 @@ enum {
     UINT64 = 0xcf,
     INT8 = 0xd0,
     INT64 = 0xd3,
-    FIXEXT8 = 0xd7,
     STR8 = 0xd9,
     STR16 = 0xda,
     STR32 = 0xdb,
@@ -116,7 +115,7 @@ static int take_long(struct cm_bytes *rest, struct cm_item *item) {
     case INT8 + 2:
     case INT64:
         return take_scalar(rest, item, CM_ITEM_NUMBER, (size_t)1 << (first - INT8));
-    case FIXEXT8:
+    case CM_ITEM_MARK_BYTE:
         return take_mark(rest, item);
     case STR8:
     case STR16:
@@ -334,9 +333,15 @@ int cm_item_write_table(struct cm_buf *out, enum cm_item_kind kind, uint64_t cou
     return write_head(out, is_map ? MAP32 : ARRAY32, count, 4);
 }
 
-int cm_item_write_mark(struct cm_buf *out, uint64_t expires_ms) {
-    uint8_t bytes[CM_ITEM_MARK_BYTES] = {FIXEXT8, MARK_TYPE};
+void cm_item_place_mark(uint8_t at[CM_ITEM_MARK_BYTES], uint64_t expires_ms) {
+    at[0] = CM_ITEM_MARK_BYTE;
+    at[1] = MARK_TYPE;
     for (size_t i = 0; i < 8; i++)
-        bytes[2 + i] = (uint8_t)(expires_ms >> (56 - 8 * i));
+        at[2 + i] = (uint8_t)(expires_ms >> (56 - 8 * i));
+}
+
+int cm_item_write_mark(struct cm_buf *out, uint64_t expires_ms) {
+    uint8_t bytes[CM_ITEM_MARK_BYTES];
+    cm_item_place_mark(bytes, expires_ms);
     return cm_buf_append(out, bytes, sizeof bytes);
 }

@@ -12,6 +12,7 @@
 enum {
     CM_ITEM_MAX_DEPTH = 128, /* tables inside tables, the outermost counted */
     CM_ITEM_MARK_BYTES = 10,
+    CM_ITEM_MARK_BYTE = 0xd7, /* the first of a mark, and of nothing else */
 };
 
 enum cm_item_kind {
@@ -85,5 +86,7 @@ int cm_item_write_key(struct cm_buf *out, const struct cm_item *key);
 /* A table's head, `count` up to UINT32_MAX; without entries always a map's, as an empty Lua table is. */
 int cm_item_write_table(struct cm_buf *out, enum cm_item_kind kind, uint64_t count);
 int cm_item_write_mark(struct cm_buf *out, uint64_t expires_ms);
+/* The same over a mark that is there. */
+void cm_item_place_mark(uint8_t at[CM_ITEM_MARK_BYTES], uint64_t expires_ms);
 
 #endif
