@@ -28,6 +28,7 @@ external_dependencies = {
   LIBUV = {header = "uv.h"},
   XXHASH = {header = "xxhash.h"},
   MSGPACK = {header = "msgpack.h"},
+  LMDB = {header = "lmdb.h"},
 }
 
 -- The program is all there is to install, so CMake's own install step is left out.
