@@ -9,12 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <uv.h>
 
 #include "base/error.h"
 #include "bind/vm.h"
+#include "cluster/durable.h"
 #include "cluster/master.h"
+#include "cluster/stored.h"
 
 enum { EXIT_USAGE = 2 };
 
@@ -24,6 +27,7 @@ static const char help[] =
     "  clustermem run [options] worker.lua [arguments]   run a cluster\n"
     "  clustermem worker.lua [arguments]                 short for it\n"
     "  clustermem test [options] [--] [busted arguments] run busted in process 0 of a fresh cluster\n"
+    "  clustermem export FILE.db                         print a storage's documents as JSON\n"
     "\n"
     "Options of run:\n"
     "  -w, --workers N        worker processes (default: cores; 0 only with --master)\n"
@@ -34,6 +38,7 @@ static const char help[] =
     "      --max-value SIZE   largest value (default 64M, at most 1G)\n"
     "      --lru-max N        entries of the cache (default 10000; 0: as many as there is room for)\n"
     "      --lru-max-age MS   age at which they expire (default 300000; 0: never)\n"
+    "      --storage-dir DIR  the files of storages that name no path (default: the working directory)\n"
     "      --restart WHEN     on-failure (default), always or never\n"
     "      --grace MS         between being asked to stop and being killed (default 5000)\n"
     "      --log-level LEVEL  error, warn, info (default) or debug\n"
@@ -80,6 +85,7 @@ enum option_id {
     OPT_MAX_VALUE,
     OPT_LRU_MAX,
     OPT_LRU_MAX_AGE,
+    OPT_STORAGE_DIR,
     OPT_RESTART,
     OPT_GRACE,
     OPT_LOG_LEVEL
@@ -93,6 +99,7 @@ static const struct option long_options[] = {
     {"max-value", required_argument, NULL, OPT_MAX_VALUE},
     {"lru-max", required_argument, NULL, OPT_LRU_MAX},
     {"lru-max-age", required_argument, NULL, OPT_LRU_MAX_AGE},
+    {"storage-dir", required_argument, NULL, OPT_STORAGE_DIR},
     {"restart", required_argument, NULL, OPT_RESTART},
     {"grace", required_argument, NULL, OPT_GRACE},
     {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
@@ -108,6 +115,16 @@ static enum cm_restart parse_restart(const char *text) {
         if (strcmp(text, words[i]) == 0)
             return (enum cm_restart)i;
     refuse("--restart takes on-failure, always or never, not '%s'", text);
+}
+
+static void set_storage_dir(struct cm_options *options, const char *path) {
+    free(options->storage_dir);
+    options->storage_dir = realpath(path, NULL);
+    struct stat about;
+    if (!options->storage_dir || stat(options->storage_dir, &about))
+        refuse("--storage-dir: %s: %s", path, strerror(errno));
+    if (!S_ISDIR(about.st_mode))
+        refuse("--storage-dir: %s is no directory", path);
 }
 
 static void apply_option(struct cm_options *options, int option, const char *value) {
@@ -134,6 +151,9 @@ static void apply_option(struct cm_options *options, int option, const char *val
     case OPT_LRU_MAX_AGE:
         options->lru_max_age_ms = (uint32_t)parse_number("--lru-max-age", value, 0, CM_LRU_AGE_MOST_MS, "",
                                                          "milliseconds up to 4294967295");
+        break;
+    case OPT_STORAGE_DIR:
+        set_storage_dir(options, value);
         break;
     case OPT_RESTART:
         options->restart = parse_restart(value);
@@ -213,8 +233,11 @@ static int run_cluster(struct cm_options *options) {
     int status = options->test ? 0 : check(&options->master);
     if (status == 0)
         status = check(&options->worker);
+    if (status == 0 && !options->storage_dir)
+        set_storage_dir(options, ".");
     if (status == 0)
         status = cm_master_run(options);
+    free(options->storage_dir);
     cm_script_deinit(&options->master);
     cm_script_deinit(&options->worker);
     return status;
@@ -247,6 +270,24 @@ static int test(int argc, char **argv) {
     add_args(&options.master.args, &(char *){name}, 1);
     add_args(&options.master.args, argv + first, argc - first);
     return run_cluster(&options);
+}
+
+/* clustermem export FILE.db */
+static int export(int argc, char **argv) {
+    static const struct option options[] = {{"help", no_argument, NULL, OPT_HELP}, {NULL, 0, NULL, 0}};
+    opterr = 0;
+    int option = getopt_long(argc, argv, "+", options, NULL);
+    if (option == OPT_HELP)
+        apply_option(NULL, option, NULL);
+    if (option != -1)
+        refuse("unknown option '%s'", argv[optind - 1]);
+    if (argc - optind != 1)
+        refuse("export takes one file");
+    char text[CM_DURABLE_TEXT_BYTES];
+    int err = cm_stored_export(argv[optind], stdout, text, sizeof text);
+    if (err)
+        fprintf(stderr, "clustermem: %s\n", text);
+    return err == 0 ? 0 : err == -ENOENT ? EXIT_USAGE : 1;
 }
 
 /* clustermem process NAME MASTER-PID ...: what the master starts. */
@@ -282,6 +323,8 @@ int main(int argc, char **argv) {
         return run(argc - 1, argv + 1);
     if (strcmp(command, "test") == 0)
         return test(argc - 1, argv + 1);
+    if (strcmp(command, "export") == 0)
+        return export(argc - 1, argv + 1);
     if (strcmp(command, "process") == 0)
         return process(argc - 1, argv + 1);
     if (argc == 1)

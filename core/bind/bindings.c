@@ -14,6 +14,7 @@
 #include "bind/replies.h"
 #include "bind/requests.h"
 #include "bind/short.h"
+#include "bind/storages.h"
 #include "bind/vm.h"
 #include "bind/walks.h"
 #include "wire/ops.h"
@@ -193,6 +194,7 @@ int cm_bindings_open(lua_State *L) {
     cm_walks_open(L);
     cm_locks_open(L);
     cm_listens_open(L);
+    cm_storages_open(L);
     push_info(L);
     lua_setfield(L, -2, "info");
     return 1;

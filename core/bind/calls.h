@@ -1,5 +1,5 @@
 /* What the functions for shared data have in common: arguments, results, how a write is issued. Theirs alone:
- * core/bind/keys, core/bind/caches and core/bind/locks. */
+ * core/bind/keys, core/bind/caches, core/bind/locks and core/bind/storages. */
 #ifndef CM_BIND_CALLS_H
 #define CM_BIND_CALLS_H
 
@@ -73,25 +73,34 @@ static inline void push_number(lua_State *L, struct cm_number number) {
         lua_pushinteger(L, number.integer);
 }
 
+/* What is to be decoded; of a document, in which something may have expired by then. */
+struct encoded {
+    struct cm_bytes bytes;
+    bool is_document;
+    uint64_t now_ms;
+};
+
+static inline int decode_encoded(lua_State *L, const struct encoded *encoded) {
+    int err = encoded->is_document ? cm_value_decode_document(L, encoded->bytes, encoded->now_ms)
+                                   : cm_value_decode(L, encoded->bytes);
+    return err ? luaL_error(L, "the shared memory holds bytes that are no value") : 1;
+}
+
 static inline int decode_protected(lua_State *L) {
-    const struct cm_bytes *bytes = lua_touserdata(L, 1);
-    if (cm_value_decode(L, *bytes))
-        return luaL_error(L, "the shared memory holds bytes that are no value");
-    return 1;
+    return decode_encoded(L, lua_touserdata(L, 1));
 }
 
 /* Pushes the value whose bytes are in vm->value. A table's decoding may collect garbage, and a finalizer may
  * read another value: so the buffer is out of the way meanwhile, and back also if memory runs out. */
-static inline void push_bytes(lua_State *L, struct cm_vm *vm, struct cm_bytes bytes) {
-    if (cm_value_is_scalar(bytes)) {
-        if (cm_value_decode(L, bytes))
-            luaL_error(L, "the shared memory holds bytes that are no value");
+static inline void push_encoded(lua_State *L, struct cm_vm *vm, struct encoded encoded) {
+    if (cm_value_is_scalar(encoded.bytes)) {
+        decode_encoded(L, &encoded);
         return;
     }
     struct cm_buf taken = vm->value;
     vm->value = (struct cm_buf){0};
     lua_pushcfunction(L, decode_protected);
-    lua_pushlightuserdata(L, &bytes);
+    lua_pushlightuserdata(L, &encoded);
     int status = lua_pcall(L, 1, 1, 0);
     cm_buf_deinit(&vm->value);
     vm->value = taken;
@@ -108,7 +117,7 @@ static inline int push_found(lua_State *L, struct cm_vm *vm, int err, const stru
     else if (value->is_number)
         push_number(L, value->number);
     else
-        push_bytes(L, vm, value->bytes);
+        push_encoded(L, vm, (struct encoded){.bytes = value->bytes});
     if (vm->value.cap > KEEP_BYTES)
         cm_buf_reset(&vm->value, KEEP_BYTES);
     return 1;

@@ -84,6 +84,16 @@ static int push_lock_info(lua_State *L, struct cm_reader *reader) {
     return 1;
 }
 
+/* id, filename, folder, gcInterval */
+static int push_storage(lua_State *L, struct cm_reader *reader) {
+    lua_pushinteger(L, cm_read_u32(reader));
+    for (int i = 0; i < 2; i++) {
+        struct cm_bytes text = cm_read_bytes(reader);
+        lua_pushlstring(L, (const char *)text.data, text.len);
+    }
+    return 3 + push_integers(L, reader, 1);
+}
+
 static int push_forked(lua_State *L, struct cm_reader *reader) {
     struct cm_worker_row row = {.id = cm_read_u32(reader)};
     row.slot = cm_read_u32(reader);
@@ -109,11 +119,20 @@ static int push_by_op(lua_State *L, uint8_t op, struct cm_reader *reader) {
     case CM_OP_UNLOCK:
     case CM_OP_RENEW:
     case CM_OP_LISTEN:
+    case CM_OP_STORAGE_SYNC:
+    case CM_OP_STORAGE_CLOSE:
+    case CM_OP_STORAGE_DESTROY:
     case CM_OP_LRU_SET:
     case CM_OP_LRU_REMOVE:
     case CM_OP_LRU_CLEAR:
     case CM_OP_LRU_OPTIONS:
     case CM_OP_SHUTDOWN:
+        return push_ok(L);
+    case CM_OP_STORAGE_OPEN:
+        return push_storage(L, reader);
+    case CM_OP_STORAGE_SET:
+    case CM_OP_STORAGE_DELETE:
+        cm_read_u64(reader);
         return push_ok(L);
     case CM_OP_LOCK:
         return push_lock(L, reader);

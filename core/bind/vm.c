@@ -214,6 +214,7 @@ static int open_memory(struct cm_vm *vm) {
     cm_store_init(&vm->store, &vm->participant);
     cm_locker_init(&vm->locker, &vm->participant);
     cm_lru_init(&vm->lru, &vm->store);
+    cm_documents_init(&vm->documents, &vm->participant, NULL, NULL);
     forking = vm;
     return -pthread_atfork(NULL, NULL, on_forked);
 }

@@ -8,6 +8,7 @@
 
 #include "base/buf.h"
 #include "cluster/session.h"
+#include "data/documents.h"
 #include "data/lru.h"
 #include "data/store.h"
 
@@ -42,6 +43,11 @@ struct cm_vm {
     struct cm_store store;
     struct cm_locker locker;
     struct cm_lru lru;
+    struct cm_documents documents;
+    struct { /* the storage that was last seen open; see cm_documents_is_open */
+        uint32_t id;
+        uint64_t closed;
+    } storage;
     bool detached;      /* a child that a script has forked: it is no process of the cluster */
     uint32_t forwarded; /* writes that the master has not answered yet: later ones go the same way */
     uint32_t done;      /* writes that took no turn of the loop */
@@ -53,6 +59,7 @@ struct cm_vm {
     lua_Integer writes;    /* while there were such */
     struct cm_buf scratch; /* a value on its way out */
     struct cm_buf value;   /* a value on its way in */
+    struct cm_buf path;    /* of a document, on its way out */
     uint32_t last_timer;
     bool decoding; /* a reply's bytes are being read; a finalizer may run in the midst of it */
 };

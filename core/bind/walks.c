@@ -72,6 +72,22 @@ static int native_keys(lua_State *L) {
     return 2;
 }
 
+/* documents(storage, cursor) -> { name, ... }, cursor */
+static int native_documents(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    uint32_t storage = (uint32_t)luaL_checkinteger(L, 1);
+    uint64_t cursor = (uint64_t)luaL_checkinteger(L, 2);
+    cm_buf_reset(&vm->scratch, KEEP_BYTES);
+    struct listing listing = {.keys = &vm->scratch, .limit = UINT64_MAX};
+    int err = vm->detached ? CM_E_CLOSED
+                           : cm_documents_walk(&vm->documents, storage, &cursor, SLICE_STEPS, list_key, &listing);
+    if (err || listing.err)
+        return cm_requests_push_failure(L, err ? err : listing.err);
+    push_keys(L, &listing);
+    lua_pushinteger(L, (lua_Integer)cursor);
+    return 2;
+}
+
 /* count(prefix, cursor) -> count, cursor */
 static int native_count(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
@@ -156,7 +172,7 @@ static int native_clear(lua_State *L) {
 void cm_walks_open(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"keys", native_keys},          {"count", native_count}, {"beginClear", native_begin_clear},
-        {"endClear", native_end_clear}, {"clear", native_clear}, {NULL, NULL},
+        {"endClear", native_end_clear}, {"clear", native_clear}, {"documents", native_documents}, {NULL, NULL},
     };
     luaL_setfuncs(L, functions, 0);
 }

@@ -17,6 +17,7 @@
 #include "cluster/handlers.h"
 #include "cluster/locks.h"
 #include "cluster/memory.h"
+#include "cluster/storages.h"
 #include "cluster/supervisor.h"
 #include "data/store.h"
 #include "wire/ops.h"
@@ -33,6 +34,7 @@ struct master {
     struct cm_memory memory;
     struct cm_locks locks;
     struct cm_changes changes;
+    struct cm_storages storages;
     struct cm_supervisor supervisor;
     struct cm_buf reply; /* of the store */
     uv_signal_t signals[SIGNALS];
@@ -114,8 +116,9 @@ static int on_request(struct master *master, struct cm_process *process, const s
     case CM_OP_LRU_OPTIONS:
         return is_zero ? reply_from_store(master, process, frame) : CM_E_BADFRAME;
     default:
-        return cm_locks_does(frame->op) ? cm_locks_do(&master->locks, process, frame)
-                                        : reply_from_store(master, process, frame);
+        return cm_locks_does(frame->op)      ? cm_locks_do(&master->locks, process, frame)
+               : cm_storages_does(frame->op) ? cm_storages_do(&master->storages, process, frame)
+                                             : reply_from_store(master, process, frame);
     }
 }
 
@@ -160,6 +163,7 @@ static void on_gone(struct cm_process *process) {
     struct master *master = supervisor->owner;
     cm_locks_on_exit(&master->locks, process->seat);
     cm_changes_on_gone(&master->changes, process->seat);
+    cm_storages_on_gone(&master->storages, process->seat);
     cm_reaper_bury(&master->memory.reaper, process->seat);
 }
 
@@ -191,6 +195,7 @@ static void on_over(void *owner, int exit_code) {
     cm_memory_stop(&master->memory);
     cm_locks_stop(&master->locks);
     cm_changes_stop(&master->changes);
+    cm_storages_stop(&master->storages);
     cm_supervisor_deinit(&master->supervisor);
 }
 
@@ -241,6 +246,10 @@ static void on_locks(void *data) {
 static void on_round(void *data) {
     struct master *master = data;
     cm_locks_round(&master->locks);
+}
+
+static void on_due(void *data, struct cm_bytes key) {
+    cm_storages_on_due(data, key);
 }
 
 static int start_cache(struct master *master) {
@@ -326,6 +335,9 @@ int cm_master_run(const struct cm_options *options) {
     if (!err)
         err = cm_changes_init(&master.changes, &master.memory.store, &master.supervisor);
     if (!err)
+        err = cm_storages_init(&master.storages, &master.memory.store, &master.supervisor, options->storage_dir,
+                               options->max_value_bytes);
+    if (!err)
         err = uv_loop_init(&master.loop);
     if (err) {
         cm_log(CM_LOG_ERROR, "the master cannot start: %s", cm_error_text(err));
@@ -336,17 +348,21 @@ int cm_master_run(const struct cm_options *options) {
     master.memory.on_locks = on_locks;
     master.memory.on_round = on_round;
     master.memory.data = &master;
+    master.memory.sweep.on_document = on_due;
+    master.memory.sweep.data = &master.storages;
     take_signals(&master);
     cm_memory_start(&master.memory, &master.loop);
     cm_locks_start(&master.locks, &master.loop);
     cm_changes_start(&master.changes, &master.loop);
+    cm_storages_start(&master.storages, &master.loop);
     if (cm_supervisor_start(&master.supervisor))
         on_over(&master, 1);
     uv_run(&master.loop, UV_RUN_DEFAULT);
     uv_loop_close(&master.loop);
     cm_locks_deinit(&master.locks);
     cm_changes_deinit(&master.changes);
+    cm_storages_deinit(&master.storages);
     cm_buf_deinit(&master.reply);
     cm_memory_deinit(&master.memory);
-    return master.exit_code;
+    return master.storages.lost ? 1 : master.exit_code;
 }

@@ -149,6 +149,20 @@ int cm_document_find(struct cm_bytes body, struct cm_bytes steps, uint64_t now_m
     return err;
 }
 
+int cm_document_expiry(struct cm_bytes body, struct cm_bytes steps, uint64_t now_ms, uint64_t *expires_ms) {
+    struct spot spot;
+    *expires_ms = 0;
+    int err = body.len ? walk_steps(body, steps, now_ms, &spot) : 0;
+    if (err || !body.len || spot.ending != REACHED || spot.marked == spot.value)
+        return err;
+    struct cm_bytes rest = tail(body, spot.marked);
+    struct cm_item mark;
+    err = cm_item_take(&rest, &mark);
+    if (!err)
+        *expires_ms = mark.count;
+    return err;
+}
+
 /* --- splices --- */
 
 /* What a body gets: a value, in new tables for the steps that lead to it. */

@@ -25,6 +25,9 @@ int cm_document_check_body(struct cm_bytes body);
  * CM_E_NOTFOUND when it, or a table that it would be in, is absent or expired; CM_E_BADVALUE. */
 int cm_document_find(struct cm_bytes body, struct cm_bytes steps, uint64_t now_ms, struct cm_bytes *value);
 
+/* When the living value there expires by its own mark; 0: never, or there is none. 0 or CM_E_BADVALUE. */
+int cm_document_expiry(struct cm_bytes body, struct cm_bytes steps, uint64_t now_ms, uint64_t *expires_ms);
+
 /* Appends the body with `value` at the steps, to expire at expires_ms (0: never): in place of what is there
  * and of its mark. Where a table is missing on the way, expired or a scalar, there will be one; the mark
  * before a living scalar stays, as a path's ttl is not its value's. An array gets its next element, with any

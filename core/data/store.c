@@ -24,7 +24,8 @@ void cm_store_deinit(struct cm_store *store) {
 
 /* In a section of the key's group: whether the change must be the master's, for it has listeners to tell. */
 static bool is_watched(const struct cm_store *store, struct cm_key key) {
-    return !store->make_room && store->space == CM_SPACE_KEYS && cm_watch_sees(store->participant->segment, key);
+    return !store->make_room && store->space == CM_SPACE_KEYS &&
+           cm_watch_sees(store->participant->segment, key);
 }
 
 void cm_store_tell(const struct cm_store *store, struct cm_bytes key, uint64_t version, enum cm_cause cause,

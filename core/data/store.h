@@ -127,7 +127,7 @@ int cm_store_clear(struct cm_store *store, struct cm_bytes prefix, uint64_t *cur
                    const struct cm_store_clearing *how, uint64_t *removed);
 
 struct cm_store_stats {
-    uint64_t entries;    /* expired ones that were not swept yet included; without the cache's and documents */
+    uint64_t entries; /* expired ones that were not swept yet included; without the cache's and documents */
     uint64_t used_bytes; /* of entries, with what belongs to them; and the cache's */
     uint64_t limit_bytes;
 };

@@ -51,10 +51,10 @@ int cm_table_get(struct cm_participant *participant, struct cm_key key, struct c
 /* Whether what was read is the present state still, as long as nothing has changed in its whole group. */
 bool cm_table_unchanged(const struct cm_found *found);
 
-/* A walk over all entries of a name space, one group for each step, in the order of the hashes' reversed bits, in which a
- * split only halves an interval: so an entry that is there from the beginning to the end is met exactly once.
- * The cursor is 0 at the beginning, and again at the end; any number is one. Each step appends the entries
- * whose keys start with the prefix to `out`. 0 or CM_E_NOMEMORY. */
+/* A walk over all entries of a name space, one group for each step, in the order of the hashes' reversed
+ * bits, in which a split only halves an interval: so an entry that is there from the beginning to the end is
+ * met exactly once. The cursor is 0 at the beginning, and again at the end; any number is one. Each step
+ * appends the entries whose keys start with the prefix to `out`. 0 or CM_E_NOMEMORY. */
 struct cm_listed {
     uint64_t expires_ms;
     uint64_t key_len;

@@ -20,6 +20,12 @@
  *   LRU_REMOVE request: key                           reply: -
  *   LRU_CLEAR  request: -                             reply: -
  *   LRU_OPTIONS   request: entries64 bytes64 age32 update8 stale8   reply: -        process 0 only
+ *   STORAGE_OPEN    request: name folder gc64         reply: id32 filename folder gc64
+ *   STORAGE_SET     request: id32 path value ttl64 flags8 version64      reply: version64
+ *   STORAGE_DELETE  request: id32 path flags8 version64                  reply: version64
+ *   STORAGE_SYNC    request: id32                     reply: -
+ *   STORAGE_CLOSE   request: id32                     reply: -
+ *   STORAGE_DESTROY request: id32                     reply: -
  *   LISTEN     request: flags8 name                   reply: -
  *   UNLISTEN   to the master: flags8 name             nobody in this process listens for it any more
  *   FORK       request: struct cm_script              reply: id32 slot32 pid32      process 0 only
@@ -32,9 +38,10 @@
  *   CHANGED    from the master: cause8 version64 key has8 [value]   of what this process listens for
  *   SHORT      from the master: -                     memory is short: who is idle closes its open chunk
  * Reads travel as nothing, and of the writes only those that need the referee; see core/data/store.
- * key, value, delta and initial are a u32 length and the bytes; the last two are numbers as values. `change`
+ * key, value, path, delta and initial are a u32 length and the bytes; the last two are numbers as values. `change`
  * is flags8 (CM_CHANGE_...) version64 ttl64 fence, where the fence is an id or zeros. `id` is a lock's:
- * token64 slot32. A ttl and a lease are in ms, 0 for ever; so are a timeout, 0 for not at all and 2^64 - 1
+ * token64 slot32. A path is core/data/path's steps; a folder is an absolute path, or empty: --storage-dir's; gc
+ * is in ms. The flags of a document's change are CM_CHANGE_IF_VERSION and, of a set, CM_CHANGE_KEEP_TTL. A ttl and a lease are in ms, 0 for ever; so are a timeout, 0 for not at all and 2^64 - 1
  * for ever, and an age, 2^64 - 1 for the cache's own. A task is 0 where there is none. A cause is one of
  * core/data/store's; a gap has no version and no value, and without a key means: anything. The structs are
  * core/wire/control's.
@@ -57,6 +64,12 @@
     XX(UNLISTEN, 34, "unlisten")         \
     XX(CHANGED, 52, "changed")           \
     XX(FORK, 16, "fork")                 \
+    XX(STORAGE_OPEN, 18, "Storage.new")  \
+    XX(STORAGE_SET, 19, "store:set")     \
+    XX(STORAGE_DELETE, 20, "store:delete") \
+    XX(STORAGE_SYNC, 21, "store:sync")   \
+    XX(STORAGE_CLOSE, 22, "store:close") \
+    XX(STORAGE_DESTROY, 23, "store:destroy") \
     XX(SHUTDOWN, 17, "shutdown")         \
     XX(ONLINE, 32, "online")             \
     XX(FAILED, 33, "failed")             \
