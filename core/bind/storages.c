@@ -153,7 +153,7 @@ static int native_has(lua_State *L) {
 static int native_json(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
     uint32_t id = check_open(L, vm, "store:export");
-    struct cm_bytes name = to_bytes(L, 2), value;
+    struct cm_bytes name = to_bytes(L, 2), value = {0};
     cm_buf_reset(&vm->path, KEEP_BYTES);
     cm_buf_reset(&vm->scratch, KEEP_BYTES);
     int err = cm_path_add_string(&vm->path, name);

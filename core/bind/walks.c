@@ -79,8 +79,9 @@ static int native_documents(lua_State *L) {
     uint64_t cursor = (uint64_t)luaL_checkinteger(L, 2);
     cm_buf_reset(&vm->scratch, KEEP_BYTES);
     struct listing listing = {.keys = &vm->scratch, .limit = UINT64_MAX};
-    int err = vm->detached ? CM_E_CLOSED
-                           : cm_documents_walk(&vm->documents, storage, &cursor, SLICE_STEPS, list_key, &listing);
+    int err = vm->detached
+                  ? CM_E_CLOSED
+                  : cm_documents_walk(&vm->documents, storage, &cursor, SLICE_STEPS, list_key, &listing);
     if (err || listing.err)
         return cm_requests_push_failure(L, err ? err : listing.err);
     push_keys(L, &listing);
@@ -171,8 +172,13 @@ static int native_clear(lua_State *L) {
 
 void cm_walks_open(lua_State *L) {
     static const luaL_Reg functions[] = {
-        {"keys", native_keys},          {"count", native_count}, {"beginClear", native_begin_clear},
-        {"endClear", native_end_clear}, {"clear", native_clear}, {"documents", native_documents}, {NULL, NULL},
+        {"keys", native_keys},
+        {"count", native_count},
+        {"beginClear", native_begin_clear},
+        {"endClear", native_end_clear},
+        {"clear", native_clear},
+        {"documents", native_documents},
+        {NULL, NULL},
     };
     luaL_setfuncs(L, functions, 0);
 }

@@ -335,8 +335,8 @@ int cm_master_run(const struct cm_options *options) {
     if (!err)
         err = cm_changes_init(&master.changes, &master.memory.store, &master.supervisor);
     if (!err)
-        err = cm_storages_init(&master.storages, &master.memory.store, &master.supervisor, options->storage_dir,
-                               options->max_value_bytes);
+        err = cm_storages_init(&master.storages, &master.memory.store, &master.supervisor,
+                               options->storage_dir, options->max_value_bytes);
     if (!err)
         err = uv_loop_init(&master.loop);
     if (err) {

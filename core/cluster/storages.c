@@ -67,8 +67,7 @@ struct waiter {
 static struct cm_process *process_of(const struct cm_storages *storages, const struct waiter *waiter) {
     struct cm_process *process =
         storages->stopping ? NULL : cm_supervisor_at_seat(storages->supervisor, waiter->seat);
-    bool here =
-        process && process->id == waiter->process_id && !process->dead && !process->channel.ended;
+    bool here = process && process->id == waiter->process_id && !process->dead && !process->channel.ended;
     return here ? process : NULL;
 }
 
@@ -257,7 +256,7 @@ static int on_load(void *data, uint64_t number, struct cm_bytes name, struct cm_
     struct storage *storage = data;
     struct cm_storages *storages = storage->owner;
     struct cm_bytes body;
-    uint64_t now_ms, replaced;
+    uint64_t now_ms, replaced = 0;
     int err = cm_stored_read(bytes, cm_clock_wall_ms(), &now_ms, &body);
     if (!err)
         err = cm_document_check_body(body);
@@ -287,7 +286,8 @@ static int before_change(void *data, uint32_t id, const struct cm_document_chang
     CM_LIST_EACH(link, &storages->open) {
         struct storage *storage = CM_LIST_ITEM(link, struct storage, link);
         if (storage->id == id)
-            return cm_durable_mark(storage->durable, change->number, change->name, change->fresh, change->gone);
+            return cm_durable_mark(storage->durable, change->number, change->name, change->fresh,
+                                   change->gone);
     }
     return CM_E_CLOSED;
 }
@@ -622,8 +622,8 @@ static int do_destroy(struct request *request) {
 }
 
 static int (*const operations[])(struct request *) = {
-    [CM_OP_STORAGE_OPEN] = do_open,   [CM_OP_STORAGE_SET] = do_set,     [CM_OP_STORAGE_DELETE] = do_delete,
-    [CM_OP_STORAGE_SYNC] = do_sync,   [CM_OP_STORAGE_CLOSE] = do_close, [CM_OP_STORAGE_DESTROY] = do_destroy,
+    [CM_OP_STORAGE_OPEN] = do_open, [CM_OP_STORAGE_SET] = do_set,     [CM_OP_STORAGE_DELETE] = do_delete,
+    [CM_OP_STORAGE_SYNC] = do_sync, [CM_OP_STORAGE_CLOSE] = do_close, [CM_OP_STORAGE_DESTROY] = do_destroy,
 };
 
 bool cm_storages_does(uint8_t op) {
@@ -650,8 +650,8 @@ void cm_storages_on_gone(struct cm_storages *storages, uint32_t seat) {
 
 int cm_storages_init(struct cm_storages *storages, struct cm_store *store, struct cm_supervisor *supervisor,
                      const char *folder, size_t max_value_bytes) {
-    *storages = (struct cm_storages){
-        .supervisor = supervisor, .folder = folder, .max_value_bytes = max_value_bytes};
+    *storages =
+        (struct cm_storages){.supervisor = supervisor, .folder = folder, .max_value_bytes = max_value_bytes};
     cm_list_init(&storages->open);
     cm_documents_init(&storages->documents, store->participant, store->make_room, store->data);
     storages->documents.before_change = before_change;

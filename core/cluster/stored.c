@@ -30,7 +30,8 @@ struct export {
     const char *before; /* the next line */
 };
 
-static int write_document(struct export *export, struct cm_bytes name, struct cm_bytes body, uint64_t now_ms) {
+static int write_document(struct export *export, struct cm_bytes name, struct cm_bytes body,
+                          uint64_t now_ms) {
     export->line.len = 0;
     int err = cm_buf_append(&export->line, export->before, strlen(export->before));
     if (!err)

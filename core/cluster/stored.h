@@ -16,7 +16,8 @@ int cm_stored_write(struct cm_bytes body, uint64_t now_ms, uint64_t wall_ms, str
 int cm_stored_read(struct cm_bytes bytes, uint64_t wall_ms, uint64_t *now_ms, struct cm_bytes *body);
 
 /* Writes a whole file as JSON, one document a line, for people and other programs; no cluster is needed, and
- * none may have it open. 0, or a negative code with one line for people in `text`, whose first bytes are used.
+ * none may have it open. 0, or a negative code with one line for people in `text`, whose first bytes are
+ * used.
  */
 int cm_stored_export(const char *filename, FILE *out, char *text, size_t text_bytes);
 

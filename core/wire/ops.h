@@ -38,44 +38,45 @@
  *   CHANGED    from the master: cause8 version64 key has8 [value]   of what this process listens for
  *   SHORT      from the master: -                     memory is short: who is idle closes its open chunk
  * Reads travel as nothing, and of the writes only those that need the referee; see core/data/store.
- * key, value, path, delta and initial are a u32 length and the bytes; the last two are numbers as values. `change`
- * is flags8 (CM_CHANGE_...) version64 ttl64 fence, where the fence is an id or zeros. `id` is a lock's:
- * token64 slot32. A path is core/data/path's steps; a folder is an absolute path, or empty: --storage-dir's; gc
- * is in ms. The flags of a document's change are CM_CHANGE_IF_VERSION and, of a set, CM_CHANGE_KEEP_TTL. A ttl and a lease are in ms, 0 for ever; so are a timeout, 0 for not at all and 2^64 - 1
- * for ever, and an age, 2^64 - 1 for the cache's own. A task is 0 where there is none. A cause is one of
+ * key, value, path, delta and initial are a u32 length and the bytes; the last two are numbers as values.
+ * `change` is flags8 (CM_CHANGE_...) version64 ttl64 fence, where the fence is an id or zeros. `id` is a
+ * lock's: token64 slot32. A path is core/data/path's steps; a folder is an absolute path, or empty:
+ * --storage-dir's; gc is in ms. The flags of a document's change are CM_CHANGE_IF_VERSION and, of a set,
+ * CM_CHANGE_KEEP_TTL. A ttl and a lease are in ms, 0 for ever; so are a timeout, 0 for not at all and 2^64 -
+ * 1 for ever, and an age, 2^64 - 1 for the cache's own. A task is 0 where there is none. A cause is one of
  * core/data/store's; a gap has no version and no value, and without a key means: anything. The structs are
  * core/wire/control's.
  */
-#define CM_OPS(XX)                       \
-    XX(SET, 1, "set")                    \
-    XX(REMOVE, 2, "remove")              \
-    XX(INCREMENT, 3, "increment")        \
-    XX(SET_MANY, 4, "setMany")           \
-    XX(EXPIRE, 5, "expire")              \
-    XX(LOCK, 6, "getLock")               \
-    XX(UNLOCK, 7, "releaseLock")         \
-    XX(RENEW, 8, "renewLock")            \
-    XX(LOCK_INFO, 9, "lockInfo")         \
-    XX(LRU_SET, 12, "setLRU")            \
-    XX(LRU_REMOVE, 13, "removeLRU")      \
-    XX(LRU_CLEAR, 14, "clearLRU")        \
-    XX(LRU_OPTIONS, 15, "setLRUOptions") \
-    XX(LISTEN, 10, "listen")             \
-    XX(UNLISTEN, 34, "unlisten")         \
-    XX(CHANGED, 52, "changed")           \
-    XX(FORK, 16, "fork")                 \
-    XX(STORAGE_OPEN, 18, "Storage.new")  \
-    XX(STORAGE_SET, 19, "store:set")     \
-    XX(STORAGE_DELETE, 20, "store:delete") \
-    XX(STORAGE_SYNC, 21, "store:sync")   \
-    XX(STORAGE_CLOSE, 22, "store:close") \
+#define CM_OPS(XX)                           \
+    XX(SET, 1, "set")                        \
+    XX(REMOVE, 2, "remove")                  \
+    XX(INCREMENT, 3, "increment")            \
+    XX(SET_MANY, 4, "setMany")               \
+    XX(EXPIRE, 5, "expire")                  \
+    XX(LOCK, 6, "getLock")                   \
+    XX(UNLOCK, 7, "releaseLock")             \
+    XX(RENEW, 8, "renewLock")                \
+    XX(LOCK_INFO, 9, "lockInfo")             \
+    XX(LRU_SET, 12, "setLRU")                \
+    XX(LRU_REMOVE, 13, "removeLRU")          \
+    XX(LRU_CLEAR, 14, "clearLRU")            \
+    XX(LRU_OPTIONS, 15, "setLRUOptions")     \
+    XX(LISTEN, 10, "listen")                 \
+    XX(UNLISTEN, 34, "unlisten")             \
+    XX(CHANGED, 52, "changed")               \
+    XX(FORK, 16, "fork")                     \
+    XX(STORAGE_OPEN, 18, "Storage.new")      \
+    XX(STORAGE_SET, 19, "store:set")         \
+    XX(STORAGE_DELETE, 20, "store:delete")   \
+    XX(STORAGE_SYNC, 21, "store:sync")       \
+    XX(STORAGE_CLOSE, 22, "store:close")     \
     XX(STORAGE_DESTROY, 23, "store:destroy") \
-    XX(SHUTDOWN, 17, "shutdown")         \
-    XX(ONLINE, 32, "online")             \
-    XX(FAILED, 33, "failed")             \
-    XX(INIT, 48, "init")                 \
-    XX(STOP, 49, "stop")                 \
-    XX(PROCESS, 50, "process")           \
+    XX(SHUTDOWN, 17, "shutdown")             \
+    XX(ONLINE, 32, "online")                 \
+    XX(FAILED, 33, "failed")                 \
+    XX(INIT, 48, "init")                     \
+    XX(STOP, 49, "stop")                     \
+    XX(PROCESS, 50, "process")               \
     XX(SHORT, 51, "short")
 
 enum cm_op {
