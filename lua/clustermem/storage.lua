@@ -60,15 +60,15 @@ local function idOf(what, store)
 end
 
 local function open(name, path, gcInterval)
-  local folder, message, code = "", nil, nil
+  local folder = ""
   if path then
+    local message, code
     folder, message, code = native.folder(path)
     if not folder then return nil, ("Storage.new: %s: %s"):format(path, message), code end
   end
-  local id, filename, gc
-  id, filename, folder, gc = request.complete(nil, native.storageOpen(name, folder, gcInterval))
-  if not id then return nil, filename, folder end
-  return setmetatable({ [ID] = id, name = name, path = folder, filename = filename, gcInterval = gc }, Store)
+  local id, filename, where, gc = request.complete(nil, native.storageOpen(name, folder, gcInterval))
+  if not id then return nil, filename, where end
+  return setmetatable({ [ID] = id, name = name, path = where, filename = filename, gcInterval = gc }, Store)
 end
 
 --- Opens a storage, or joins those who have it open. (w)

@@ -1,0 +1,167 @@
+local uv = require "luv"
+local clusters = require "clusters"
+local task = require "clustermem.task"
+
+-- In front of the crash loop's scripts. A document says itself whether it is whole.
+local documents = [[
+  local Storage = require "clustermem.storage"
+  local DOCUMENTS = 20
+  local function make(n) return { n = n, text = ("x"):rep(n * 37 % 3000), list = { n, { n } } } end
+  local function isWhole(doc)
+    return #doc.text == doc.n * 37 % 3000 and doc.list[1] == doc.n and doc.list[2][1] == doc.n
+  end
+]]
+
+-- Looks at what is there, prints "last SLOT DOCUMENT N" for each document, and then lets the workers write.
+local boot = documents .. [[
+  local store = assert(Storage.new("s"))
+  for slot = 1, 2 do
+    for d = 0, DOCUMENTS - 1 do
+      local doc = store:get { "w" .. slot .. "-" .. d }
+      assert(not doc or isWhole(doc), "a document is torn")
+      print("last", slot, d, doc and doc.n or 0)
+    end
+  end
+  print "looked"
+]]
+
+-- Writes on from where it was, and prints "synced SLOT N" when all up to n is on the disk.
+local writer = documents .. [[
+  io.stdout:setvbuf("line")
+  local store = assert(Storage.new("s"))
+  local slot, n = cluster.worker.slot, 0
+  for d = 0, DOCUMENTS - 1 do
+    local doc = store:get { "w" .. slot .. "-" .. d }
+    if doc and doc.n > n then n = doc.n end
+  end
+  while true do
+    for _ = 1, 1 + n % 17 do
+      n = n + 1
+      assert(store:set({ "w" .. slot .. "-" .. n % DOCUMENTS }, make(n)))
+      if n % 7 == 0 then store:set({ "w" .. slot .. "-" .. n % DOCUMENTS, "more" }, n) end
+    end
+    assert(store:sync() == "OK")
+    print("synced", slot, n)
+  end
+]]
+
+-- From now on the master's files may have so many bytes.
+local function limitFiles(c, bytes)
+  assert(os.execute(("prlimit --pid %d --fsize=%s:unlimited"):format(c.pid, bytes)))
+  c:write("limited", "")
+end
+
+-- The least number that document d may have when all up to n has been synced.
+local function least(n, d)
+  local number = n - (n - d) % 20
+  return number > 0 and number or 0
+end
+
+describe("a storage's file", function()
+  before_each(clusters.watch)
+  after_each(clusters.finish)
+
+  it("opens after each of many crashes, with all that was synced, each document whole", function()
+    local rounds = clusters.isSanitized() and 20 or 100
+    local folder
+    local synced = { 0, 0 }
+    local written = 0
+    math.randomseed(os.time())
+    local function look(c)
+      c:waitFor("looked\n")
+      for slot, d, n in c.out:gmatch("last\t(%d)\t(%d+)\t(%d+)\n") do
+        local must = least(synced[tonumber(slot)], tonumber(d))
+        if tonumber(n) < must then c:fail(("document %s of slot %s has %s instead of %d"):format(d, slot, n, must)) end
+      end
+    end
+    for _ = 1, rounds do
+      local c = clusters.start { workers = 2, boot = boot, app = writer, "--storage-dir", folder or ".", "--restart",
+        "never", "--log-level", "error" }
+      folder = folder or c.folder
+      look(c)
+      local pause = math.random(1, 60)
+      task.sleep(pause)
+      for pid in pairs(c:processes()) do uv.kill(pid, "sigkill") end
+      c:kill("sigkill")
+      c:waitExit()
+      c:waitGone()
+      for slot, n in c.out:gmatch("synced\t(%d)\t(%d+)\n") do
+        synced[tonumber(slot)] = tonumber(n)
+        written = written + 1
+      end
+    end
+    assert.is_true(written > rounds, "there was too little to lose")
+    local c = clusters.start { workers = 0, boot = boot, "--storage-dir", folder }
+    look(c)
+    c:waitExit()
+  end)
+
+  it("takes what could not be written when there is room again; until then sync says so", function()
+    local c = clusters.start {
+      app = [[
+        local Storage = require "clustermem.storage"
+        local store = assert(Storage.new("s"))
+        store:set("first", 1)
+        assert(store:sync() == "OK")
+        print "synced"
+        while not uv.fs_stat("limited") do task.sleep(1) end
+        for i = 1, 100 do assert(store:set("k" .. i, ("x"):rep(50000))) end
+        local ok, message, code = store:sync()
+        assert(ok == nil and code == "EFBIG" and message:find("s.db", 1, true), message)
+        assert(store:get("k100") and store:set("more", 1) == 1 and store:delete("first") == "OK")
+        ok, message, code = store:close()
+        assert(ok == nil and code == "EFBIG" and store.connected and store:get("more") == 1)
+        print "full"
+        repeat ok = store:sync() until ok
+        assert(store:close() == "OK")
+        store = assert(Storage.new("s"))
+        assert(store:get("more") == 1 and not store:has("first") and #store:get("k100") == 50000)
+        print "ok"
+      ]],
+    }
+    c:waitFor("synced\n")
+    limitFiles(c, "2000000")
+    c:waitFor("full\n")
+    assert.equal(1, c:count("could not be written", "err") + c:count("cannot write", "err"), c.err)
+    limitFiles(c, "unlimited")
+    c:waitFor("ok\n")
+    assert.equal(0, c:waitExit(), c.err)
+  end)
+
+  it("that cannot be written at the end is said to be, and the cluster's exit code is 1", function()
+    local c = clusters.start { app = [[
+      local store = assert(require("clustermem.storage").new("s"))
+      print "open"
+      while not uv.fs_stat("limited") do task.sleep(1) end
+      for i = 1, 100 do assert(store:set("k" .. i, ("x"):rep(50000))) end
+    ]] }
+    c:waitFor("open\n")
+    limitFiles(c, "2000000")
+    assert.equal(1, c:waitExit())
+    assert.matches("error storage 's': documents are lost, for they could not be written: ", c.err)
+  end)
+
+  it("is refused when it is too short, in one line, and stays as it is", function()
+    local c = clusters.run { app = [[
+      local store = assert(require("clustermem.storage").new("s"))
+      for i = 1, 300 do store:set("k" .. i, ("x"):rep(3000)) end
+    ]] }
+    assert.equal(0, c.code, c.err)
+    local whole = clusters.read(c.folder .. "/s.db")
+    for _, size in ipairs { 1, 100, 4095, 4096, 8192, 8193, 40960, 500000 } do
+      c:write("short.db", whole:sub(1, size))
+      local short = clusters.run { "--storage-dir", c.folder, app = [[
+        print(require("clustermem.storage").new("short"))
+      ]] }
+      assert.equal(0, short.code, short.err)
+      assert.matches("^nil\t[^\n]*short.db[^\n]*\t%w+\n$", short.out)
+      assert.equal(whole:sub(1, size), clusters.read(c.folder .. "/short.db"))
+    end
+  end)
+
+  it("in a folder that cannot be written is refused in one line", function()
+    local c = clusters.run { app = [[ print(require("clustermem.storage").new("s", { path = "/proc" })) ]] }
+    assert.equal(0, c.code, c.err)
+    assert.matches("^nil\t[^\n]*/proc/s.db[^\n]*\tE%u+\n$", c.out)
+  end)
+end)
