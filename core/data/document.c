@@ -61,13 +61,12 @@ static int enter_map(struct spot *spot, const struct cm_item *step, struct cm_by
     for (uint64_t left = spot->in.item.count; left; left--) {
         struct cm_item key;
         spot->entry = rest->data;
-        int err = cm_item_take(rest, &key);
-        if (err)
-            return err;
+        if (cm_item_take(rest, &key) || (key.kind != CM_ITEM_STRING && key.kind != CM_ITEM_NUMBER))
+            return CM_E_BADVALUE;
         *found = cm_item_same_key(&key, step);
         if (*found)
             return 0;
-        err = cm_item_skip(rest);
+        int err = cm_item_skip(rest);
         if (err)
             return err;
     }
