@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "bind/value.h"
+#include "data/document.h"
 #include "spec/core/alloc_failure.h"
 #include "spec/core/lua_values.h"
 #include "spec/core/test.h"
@@ -704,6 +705,142 @@ static void a_stack_that_cannot_grow_is_told(void **state) {
     lua_settop(L, 0);
 }
 
+/* --- documents --- */
+
+#define MARK(ms) "\xd7\x01\0\0\0\0\0\0\0" ms
+
+enum { NOW_MS = 0x20 }; /* what has the mark "\x20" is expired, what has "\x21" lives */
+
+/* As decode, and with marks allowed. */
+static int decode_document(lua_State *L, const void *bytes, size_t len) {
+    uint8_t *copy = malloc(len ? len : 1);
+    assert_non_null(copy);
+    if (len)
+        memcpy(copy, bytes, len);
+    int top = lua_gettop(L);
+    int err = cm_value_decode_document(L, (struct cm_bytes){copy, len}, NOW_MS);
+    free(copy);
+    assert_int_equal(lua_gettop(L), err ? top : top + 1);
+    if (err)
+        assert_int_equal(err, CM_E_BADVALUE);
+    return err;
+}
+
+struct document {
+    const char *chunk; /* what it is, or NULL: refused */
+    const char *bytes;
+    size_t len;
+};
+
+#define DOCUMENT(chunk, bytes) \
+    { chunk, bytes, sizeof(bytes) - 1 }
+
+static void what_is_expired_in_a_document_is_absent(void **state) {
+    lua_State *L = *state;
+    static const struct document cases[] = {
+        DOCUMENT("return 5", "\x05"),
+        DOCUMENT("return {a = {1, null}}", "\x81\xa1"
+                                           "a\x92\x01\xc0"),
+        DOCUMENT("return 5", MARK("\x21") "\x05"),
+        DOCUMENT("return nil", MARK("\x20") "\x05"),
+        DOCUMENT("return nil", MARK("\x01") "\x92\x01\x81\x01" MARK("\x01") "\xa1x"),
+        DOCUMENT("return {1, 2}", MARK("\x21") "\x92" MARK("\x22") "\x01\x02"),
+        DOCUMENT("return {1, nil, 3}", "\x93\x01" MARK("\x1f") "\x92\x01\x02\x03"),
+        DOCUMENT("return {1}", "\x92\x01" MARK("\x1f") "\x02"),
+        DOCUMENT("return {}", "\x91" MARK("\x1f") "\x02"),
+        DOCUMENT("return {a = 1, [2] = {}}", "\x83\xa1"
+                                             "a" MARK("\x21") "\x01\xa1"
+                                                              "b" MARK("\x20") "\x81\x01\x02\x02\x81\xa1"
+                                                                               "c" MARK("\x01") "\x05"),
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        push(L, cases[i].chunk);
+        assert_int_equal(decode_document(L, cases[i].bytes, cases[i].len), 0);
+        if (!lua_values_equal(L, 1, 2))
+            fail_msg("case %zu", i);
+        lua_settop(L, 0);
+        for (size_t len = 0; len < cases[i].len; len++)
+            assert_int_equal(decode_document(L, cases[i].bytes, len), CM_E_BADVALUE);
+        if (i >= 2) /* a value by itself has no marks */
+            assert_int_equal(decode(L, cases[i].bytes, cases[i].len), CM_E_BADVALUE);
+    }
+}
+
+static void misplaced_marks_are_refused(void **state) {
+    lua_State *L = *state;
+    static const struct document cases[] = {
+        DOCUMENT(NULL, MARK("\x21")),
+        DOCUMENT(NULL, MARK("\0") "\x01"),
+        DOCUMENT(NULL, "\xd7\x02\0\0\0\0\0\0\0\x21\x01"),
+        DOCUMENT(NULL, MARK("\x21") MARK("\x21") "\x01"),
+        DOCUMENT(NULL, MARK("\x20") MARK("\x21") "\x01"),
+        DOCUMENT(NULL, MARK("\x21") "\x01\x01"),
+        DOCUMENT(NULL, MARK("\x20") "\x01\x01"),
+        DOCUMENT(NULL, "\x81" MARK("\x21") "\x01\x01"),
+        DOCUMENT(NULL, "\x81" MARK("\x20") "\x01\x01"),
+        DOCUMENT(NULL, "\x92" MARK("\x20") "\x91\x01"), /* what is gone would eat the second element */
+        DOCUMENT(NULL, "\x92" MARK("\x20") "\xa1x"),
+        DOCUMENT(NULL, "\x91" MARK("\x20") "\xc1"),
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        if (decode_document(L, cases[i].bytes, cases[i].len) != CM_E_BADVALUE)
+            fail_msg("case %zu was taken", i);
+}
+
+/* Pieces of documents in any order: what is well-formed decodes, and else at most what is expired is not. */
+static void random_documents_decode_if_they_are_well_formed(void **state) {
+    lua_State *L = *state;
+    static const struct document pieces[] = {
+        DOCUMENT(NULL, "\x01"), DOCUMENT(NULL, "\xa1x"),      DOCUMENT(NULL, "\x80"),
+        DOCUMENT(NULL, "\x81"), DOCUMENT(NULL, "\x91"),       DOCUMENT(NULL, "\x92"),
+        DOCUMENT(NULL, "\xc0"), DOCUMENT(NULL, MARK("\x21")), DOCUMENT(NULL, MARK("\x20")),
+    };
+    enum { PIECES = sizeof pieces / sizeof pieces[0] };
+    uint64_t random = 13;
+    int whole = 0, broken = 0;
+    for (int i = 0; i < 200000; i++) {
+        struct cm_buf buf = {0};
+        size_t kinds = i % 2 ? PIECES : PIECES - 1;
+        for (size_t count = 1 + random_below(&random, 9); count; count--) {
+            const struct document *piece = &pieces[random_below(&random, kinds)];
+            assert_int_equal(cm_buf_append(&buf, piece->bytes, piece->len), 0);
+        }
+        int expected = cm_document_check_body(cm_buf_view(&buf));
+        int err = decode_document(L, buf.data, buf.len);
+        if (expected == 0 || kinds == PIECES - 1)
+            assert_int_equal(err, expected);
+        whole += expected == 0;
+        broken += expected != 0;
+        cm_buf_deinit(&buf);
+        lua_settop(L, 0);
+    }
+    assert_true(whole > 1000 && broken > 1000);
+}
+
+/* Without marks they are the same, to the deepest. */
+static void documents_without_marks_are_values(void **state) {
+    lua_State *L = *state;
+    uint64_t random = 12;
+    for (int i = 0; i < 1000; i++) {
+        struct cm_buf buf = {0};
+        lua_values_random(L, &random, i % 6);
+        assert_int_equal(encode(L, NO_LIMIT, &buf, NULL), 0);
+        assert_int_equal(decode_document(L, buf.data, buf.len), 0);
+        assert_true(lua_values_equal(L, 1, 2));
+        cm_buf_deinit(&buf);
+        lua_settop(L, 0);
+    }
+    struct cm_buf deep = {0};
+    for (int i = 0; i < CM_VALUE_MAX_DEPTH; i++)
+        assert_int_equal(cm_buf_append(&deep, "\x91" MARK("\x21"), 11), 0);
+    assert_int_equal(cm_buf_append(&deep, "\x05", 1), 0);
+    assert_int_equal(decode_document(L, deep.data, deep.len), 0);
+    deep.data[deep.len - 1] = 0x80;
+    assert_int_equal(decode_document(L, deep.data, deep.len), CM_E_BADVALUE);
+    cm_buf_deinit(&deep);
+    lua_settop(L, 0);
+}
+
 static int decode_protected(lua_State *L) {
     const struct cm_buf *buf = lua_touserdata(L, 1);
     lua_settop(L, 0);
@@ -757,6 +894,10 @@ int main(void) {
         lua_test(counts_allocate_in_proportion_to_the_bytes),
         lua_test(too_large_is_noticed_on_the_way),
         lua_test(the_index_may_be_any),
+        lua_test(what_is_expired_in_a_document_is_absent),
+        lua_test(misplaced_marks_are_refused),
+        lua_test(random_documents_decode_if_they_are_well_formed),
+        lua_test(documents_without_marks_are_values),
         lua_test(a_buffer_that_cannot_grow_is_told),
         lua_test(a_stack_that_cannot_grow_is_told),
         lua_test(a_decoder_without_memory_raises),
