@@ -190,7 +190,8 @@ bool cm_item_integer(const struct cm_item *item, int64_t *integer) {
         *integer = number.integer;
         return true;
     }
-    if (!(number.real >= -0x1p63 && number.real < 0x1p63) || (double)(int64_t)number.real != number.real)
+    static const double beyond = 9223372036854775808.0; /* 2^63 */
+    if (!(number.real >= -beyond) || !(number.real < beyond) || (double)(int64_t)number.real != number.real)
         return false;
     *integer = (int64_t)number.real;
     return true;

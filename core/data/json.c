@@ -103,7 +103,7 @@ static void write_float(char text[NUMBER_ROOM], double real) {
     }
     put_point(text);
     if (!strpbrk(text, ".e"))
-        strcat(text, ".0");
+        memcpy(text + strlen(text), ".0", sizeof ".0");
 }
 
 static int write_number(struct cm_bytes bytes, char text[NUMBER_ROOM], bool *is_finite) {

@@ -110,9 +110,13 @@ static int add_string(struct parser *parser, size_t index, size_t len) {
                                 : count_step(parser, index);
 }
 
+static bool ends_name(uint8_t byte) {
+    return byte == '.' || byte == '[' || byte == ']' || byte == '"';
+}
+
 static int parse_name(struct parser *parser, const char *missing) {
     size_t first = parser->next;
-    while (parser->next < parser->text.len && !memchr(".[]\"", peek(parser), 4))
+    while (parser->next < parser->text.len && !ends_name(peek(parser)))
         parser->next++;
     if (parser->next == first)
         return complain(parser, first, missing);
