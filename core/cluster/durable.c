@@ -153,18 +153,25 @@ static void refuse(struct cm_durable *durable, int code) {
         cm_durable_refuse(durable->text, code, "cannot write %s: %s", durable->filename, cm_error_text(code));
 }
 
-static int append_document(struct cm_durable *durable, const struct cm_durable_mark *mark) {
-    struct cm_buf *batch = &durable->bytes;
-    size_t begun = batch->len;
+static int append_value(struct cm_durable *durable, const struct cm_durable_mark *mark) {
     struct cm_bytes name = {mark->name, mark->name_len};
-    int err = mark->gone ? CM_E_NOTFOUND : cm_durable_record_begin(batch, mark->number, name);
+    size_t begun = durable->bytes.len;
+    int err = cm_durable_record_begin(&durable->bytes, mark->number, name);
     if (!err)
-        err = durable->events->on_write(durable->owner, mark->number, name, batch);
-    if (!err)
-        err = cm_durable_record_end(batch, begun);
+        err = durable->events->on_write(durable->owner, mark->number, name, &durable->bytes);
+    return err ? err : cm_durable_record_end(&durable->bytes, begun);
+}
+
+static int append_document(struct cm_durable *durable, const struct cm_durable_mark *mark) {
+    size_t begun = durable->bytes.len;
+    int err = mark->gone ? CM_E_NOTFOUND : append_value(durable, mark);
+    if (err == CM_E_NOTFOUND) {
+        durable->bytes.len = begun;
+        err = cm_durable_record_remove(&durable->bytes, mark->number);
+    }
     if (err)
-        batch->len = begun;
-    return err == CM_E_NOTFOUND ? cm_durable_record_remove(batch, mark->number) : err;
+        durable->bytes.len = begun;
+    return err;
 }
 
 /* Asks for the values of what is marked, in its order. What cannot be had stays marked, and in front. */
