@@ -56,6 +56,11 @@ static int refuse_damaged(const struct cm_durable_file *file, uint64_t number, c
                              file->place.path, (unsigned long long)number);
 }
 
+static int refuse_count(const struct cm_durable_file *file, char *text) {
+    return cm_durable_refuse(text, CM_E_BADVALUE,
+                             "%s is damaged: it does not have the documents that it says", file->place.path);
+}
+
 static void drop_env(struct cm_durable_file *file) {
     if (file->env)
         mdb_env_close(file->env);
@@ -171,6 +176,9 @@ static int check_contents(struct cm_durable_file *file, char *text) {
         err = read_format(file, &found, text);
     if (!err)
         err = read_last(file, txn, text);
+    MDB_stat stat;
+    mdb_stat(txn, file->dbi, &stat);
+    file->unread = stat.ms_entries - 1;
     mdb_txn_abort(txn);
     return err;
 }
@@ -237,12 +245,15 @@ static int read_slice(struct cm_durable_file *file, MDB_cursor *cursor, uint64_t
             return 0;
         cm_write_u64(&writer, number);
         cm_write_bytes(&writer, record);
+        file->unread--;
         if (writer.error)
             return cm_durable_refuse(text, writer.error, "cannot read %s: %s", file->place.path,
                                      cm_error_text(writer.error));
     }
     *from = 0;
-    return err == MDB_NOTFOUND ? 0 : refuse_lmdb(file, err, "read", text);
+    if (err != MDB_NOTFOUND)
+        return refuse_lmdb(file, err, "read", text);
+    return file->unread ? refuse_count(file, text) : 0;
 }
 
 int cm_durable_file_read(struct cm_durable_file *file, uint64_t *from, struct cm_buf *slice, char *text) {

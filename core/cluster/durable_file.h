@@ -21,6 +21,7 @@ struct cm_durable_file {
     bool settled;         /* the file is as long as its map, and that is on disk */
     uint64_t map_bytes;   /* a power of 2 */
     uint64_t next_number; /* as the file has it */
+    uint64_t unread;      /* documents that reading has still to come by */
 };
 
 /* All of them: 0, or a code with a line for people in text (CM_DURABLE_TEXT_BYTES) that names the file. */
@@ -33,7 +34,8 @@ int cm_durable_file_open(struct cm_durable_file *file, const char *filename, boo
 int cm_durable_file_close(struct cm_durable_file *file, bool remove_file, char *text);
 
 /* Appends the documents from that number on to the slice: about CM_DURABLE_SLICE_BYTES of them, and at least
- * one. Sets from to where the next slice begins; to 0 when there is none. */
+ * one. Sets from to where the next slice begins; to 0 when there is none. From 1 on, once, and before
+ * anything is written. */
 int cm_durable_file_read(struct cm_durable_file *file, uint64_t *from, struct cm_buf *slice, char *text);
 
 /* Writes a batch of records: all of it, on disk on return, or nothing. next_number is kept in the file. What

@@ -79,13 +79,23 @@ static bool is_power_of_2(uint64_t number) {
     return number && (number & (number - 1)) == 0;
 }
 
+/* They are written in turns, one for each transaction; else an older state could pass for the newest. */
+static bool follow_each_other(const struct head heads[HEADS]) {
+    uint64_t even = heads[0].transaction;
+    uint64_t odd = heads[1].transaction;
+    if (odd == 0)
+        return even == 0;
+    return even % 2 == 0 && odd % 2 == 1 && (even == odd - 1 || even == odd + 1);
+}
+
 static int check_heads(const struct head heads[HEADS], const char *path, uint64_t file_bytes, char *text) {
     uint64_t page_bytes = heads[0].free.page_bytes;
     const struct head *newest = &heads[heads[0].transaction < heads[1].transaction];
     for (int i = 0; i < HEADS; i++)
         if (!is_head(&heads[i]) || heads[i].free.page_bytes != page_bytes)
             return refuse_damaged(path, "its head makes no sense", text);
-    if (newest->last_page < HEADS - 1 || newest->last_page >= UINT64_MAX / LARGEST_PAGE_BYTES ||
+    if (!follow_each_other(heads) || newest->last_page < HEADS - 1 ||
+        newest->last_page >= UINT64_MAX / LARGEST_PAGE_BYTES ||
         !tree_makes_sense(&newest->free, newest->last_page) ||
         !tree_makes_sense(&newest->documents, newest->last_page))
         return refuse_damaged(path, "its head makes no sense", text);

@@ -63,19 +63,47 @@ uint64_t durables_last_page(const char *path) {
     return info_of(path).me_last_pgno;
 }
 
-void durables_put(const char *path, const void *key, size_t key_len, const void *record, size_t record_len) {
+struct lmdb {
     MDB_env *env;
     MDB_txn *txn;
     MDB_dbi dbi;
+};
+
+static struct lmdb begin(const char *path) {
+    struct lmdb lmdb;
+    assert_int_equal(mdb_env_create(&lmdb.env), 0);
+    assert_int_equal(mdb_env_open(lmdb.env, path, MDB_NOSUBDIR | MDB_NOLOCK, 0600), 0);
+    assert_int_equal(mdb_txn_begin(lmdb.env, NULL, 0, &lmdb.txn), 0);
+    assert_int_equal(mdb_dbi_open(lmdb.txn, NULL, 0, &lmdb.dbi), 0);
+    return lmdb;
+}
+
+static void end(struct lmdb *lmdb) {
+    assert_int_equal(mdb_txn_commit(lmdb->txn), 0);
+    mdb_env_close(lmdb->env);
+}
+
+static void put(struct lmdb *lmdb, const void *key, size_t key_len, const void *record, size_t record_len) {
     MDB_val name = {key_len, (void *)key};
     MDB_val value = {record_len, (void *)record};
-    assert_int_equal(mdb_env_create(&env), 0);
-    assert_int_equal(mdb_env_open(env, path, MDB_NOSUBDIR | MDB_NOLOCK, 0600), 0);
-    assert_int_equal(mdb_txn_begin(env, NULL, 0, &txn), 0);
-    assert_int_equal(mdb_dbi_open(txn, NULL, 0, &dbi), 0);
-    assert_int_equal(record_len ? mdb_put(txn, dbi, &name, &value, 0) : mdb_del(txn, dbi, &name, NULL), 0);
-    assert_int_equal(mdb_txn_commit(txn), 0);
-    mdb_env_close(env);
+    assert_int_equal(record_len ? mdb_put(lmdb->txn, lmdb->dbi, &name, &value, 0)
+                                : mdb_del(lmdb->txn, lmdb->dbi, &name, NULL),
+                     0);
+}
+
+void durables_put(const char *path, const void *key, size_t key_len, const void *record, size_t record_len) {
+    struct lmdb lmdb = begin(path);
+    put(&lmdb, key, key_len, record, record_len);
+    end(&lmdb);
+}
+
+void durables_put_and_remove(const char *path) {
+    static char record[190000];
+    struct lmdb lmdb = begin(path);
+    put(&lmdb, "kept", 4, record, 20000);
+    put(&lmdb, "not kept", 8, record, sizeof record);
+    put(&lmdb, "not kept", 8, NULL, 0);
+    end(&lmdb);
 }
 
 uint8_t *durables_load(const char *path, size_t *len) {

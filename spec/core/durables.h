@@ -23,6 +23,9 @@ uint64_t durables_last_page(const char *path);
  * removed. key: of key_len bytes. */
 void durables_put(const char *path, const void *key, size_t key_len, const void *record, size_t record_len);
 
+/* Puts a large record, and one that is removed in the same transaction. */
+void durables_put_and_remove(const char *path);
+
 /* The file's bytes, to be freed; and back. */
 uint8_t *durables_load(const char *path, size_t *len);
 void durables_store(const char *path, const void *bytes, size_t len);
