@@ -14,7 +14,8 @@ enum {
     BATCH_MS = 100, /* at most, from the first mark to the batch that has it */
     BATCH_BYTES = 4 << 20,
     RETRY_MS = 1000,
-    KEEP_BYTES = 64 << 10, /* a buffer larger than this is given back */
+    KEEP_BYTES = 64 << 10,                         /* a buffer larger than this is given back */
+    KEEP_SLICE_BYTES = 2 * CM_DURABLE_SLICE_BYTES, /* likewise while reading */
 };
 
 enum state { OPENING, OPEN, FAILED };
@@ -119,11 +120,11 @@ static void take_written(struct cm_durable *durable, struct cm_list *taken) {
     take_syncs(durable, first ? first->order - 1 : UINT64_MAX, taken);
 }
 
+/* Gives back what was taken. */
 static void answer(struct cm_durable *durable, struct cm_list *taken, int code, const char *text) {
-    while (!cm_list_empty(taken)) {
-        struct waiting_sync *sync = CM_LIST_ITEM(taken->next, struct waiting_sync, link);
+    CM_LIST_EACH(link, taken) {
+        struct waiting_sync *sync = CM_LIST_ITEM(link, struct waiting_sync, link);
         uint64_t ticket = sync->ticket;
-        cm_list_remove(&sync->link);
         free(sync);
         durable->events->on_synced(durable->owner, ticket, code, text);
     }
@@ -278,7 +279,7 @@ static void after_read(uv_work_t *job, int status) {
     struct cm_durable *durable = job->data;
     durable->working = false;
     int err = durable->code ? durable->code : deliver(durable);
-    cm_buf_reset(&durable->bytes, err || !durable->from ? 0 : 2 * CM_DURABLE_SLICE_BYTES);
+    cm_buf_reset(&durable->bytes, err || !durable->from ? 0 : KEEP_SLICE_BYTES);
     if (!durable->closing && !err && durable->from) {
         work(durable, run_read, after_read);
         return;
@@ -324,7 +325,8 @@ int cm_durable_open(uv_loop_t *loop, const char *filename, const struct cm_durab
     made->loop = loop;
     made->events = events;
     made->owner = owner;
-    made->filename = memcpy(copy, filename, len);
+    memcpy(copy, filename, len);
+    made->filename = copy;
     cm_list_init(&made->syncs);
     uv_timer_init(loop, &made->later);
     uv_idle_init(loop, &made->soon);

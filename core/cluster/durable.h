@@ -66,7 +66,8 @@ int cm_durable_mark(struct cm_durable *durable, uint64_t number, struct cm_bytes
 
 /* Answers with on_synced in a later turn: when everything that has been marked before is on disk, or as soon
  * as writing some of it has failed (it is tried at once, also where the next try was to be later; and it
- * stays marked). While opening it waits for that. 0, CM_E_NOMEMORY, or CM_E_CLOSED after cm_durable_close. */
+ * stays marked). While opening it waits for that, and after a failed opening the answer is CM_E_CLOSED. 0,
+ * CM_E_NOMEMORY, or CM_E_CLOSED after cm_durable_close. */
 int cm_durable_sync(struct cm_durable *durable, uint64_t ticket);
 
 /* Ends it, when what is being written has been: what is marked beyond that is not written. Syncs that still

@@ -90,7 +90,7 @@ int cm_durable_place_open(struct cm_durable_place *place, const char *filename, 
         if (!err && !realpath(filename, place->path) && errno != ENOENT)
             err = refuse_errno(text, "open", filename);
         if (err) {
-            close(place->fd);
+            unlock_and_close(place->fd);
             return err;
         }
         /* Between opening and locking it may have been replaced or removed; the lock is on what it was. */

@@ -4,6 +4,8 @@
 #include "cluster/durable_file.h"
 #include "cluster/durable_record.h"
 
+enum { KEEP_BYTES = 2 * CM_DURABLE_SLICE_BYTES }; /* a buffer larger than this is given back */
+
 static int visit_slice(struct cm_bytes bytes, cm_durable_visit_fn visit, void *data) {
     struct cm_reader slice;
     uint64_t number;
@@ -21,7 +23,7 @@ static int visit_all(struct cm_durable_file *file, cm_durable_visit_fn visit, vo
     uint64_t from = 1;
     int err = 0;
     while (!err && from) {
-        cm_buf_reset(&slice, CM_DURABLE_SLICE_BYTES * 2);
+        cm_buf_reset(&slice, KEEP_BYTES);
         err = cm_durable_file_read(file, &from, &slice, text);
         if (!err)
             err = visit_slice(cm_buf_view(&slice), visit, data);

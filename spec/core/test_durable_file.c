@@ -20,7 +20,8 @@
 #include "spec/core/durables.h"
 #include "spec/core/test.h"
 
-enum { DOCUMENTS = 300, VALUE_BYTES = 5000, PAGE_BYTES = 4096 };
+enum { DOCUMENTS = 300, VALUE_BYTES = 5000 };
+static const uint64_t PAGE_BYTES = 4096;
 static const uint64_t NOBODY = 65534;
 
 static struct cm_durable_file file;
@@ -416,14 +417,15 @@ static void a_crash_while_it_grows_does_no_harm(void **state) {
     }
 }
 
-/* What a child finds in the file: all is there (0), it is refused (1). It may not crash, nor change it. */
-static int look_in_child(const char *path, bool writable) {
+/* What a child finds in the file, read and then opened: all is there (0), or it is refused (1). */
+static int look_in_child(const char *path) {
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
         struct visits visits;
-        int err = writable ? open_writable(path) : read_file(path, &visits);
-        _exit(err ? 1 : writable || visits.count == DOCUMENTS ? 0 : 2);
+        int err = read_file(path, &visits);
+        int opened = open_writable(path); /* that reads less, and may find less */
+        _exit(!err && (opened || visits.count != DOCUMENTS) ? 2 : err != 0);
     }
     int status;
     assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -441,7 +443,7 @@ static void a_damaged_head_is_refused(void **state) {
     assert_non_null(bad);
     uint64_t random = 1;
     int refused = 0;
-    for (int i = 0; i < 400; i++) {
+    for (int i = 0; i < 200; i++) {
         memcpy(bad, good, len);
         size_t at = i == 0 ? 0 : random_below(&random, 2 * PAGE_BYTES);
         size_t bytes = i == 0 ? 2 * PAGE_BYTES : 1 + random_below(&random, 2 * PAGE_BYTES - at);
@@ -453,15 +455,14 @@ static void a_damaged_head_is_refused(void **state) {
         for (size_t j = 0; j < bytes; j++)
             bad[at + j] = i == 0 ? 0 : (uint8_t)random_next(&random);
         durables_store(path, bad, len);
-        refused += look_in_child(path, false);
-        look_in_child(path, true);
+        refused += look_in_child(path);
         size_t len_after;
         uint8_t *after = durables_load(path, &len_after);
         assert_int_equal(len, len_after);
         assert_memory_equal(bad, after, len);
         free(after);
     }
-    assert_true(refused > 50);
+    assert_true(refused > 25);
     free(good);
     free(bad);
 }
@@ -550,7 +551,7 @@ static void a_failed_batch_leaves_the_file_as_it_was(void **state) {
         assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
         struct cm_buf batch = {0};
         for (uint64_t i = 1; i <= DOCUMENTS; i++)
-            add(&batch, i, 3 * VALUE_BYTES);
+            add(&batch, i, (size_t)3 * VALUE_BYTES);
         bool perhaps = true;
         int err = cm_durable_file_write(&file, cm_buf_view(&batch), 1, &perhaps, text);
         assert_true(err == -EFBIG || err == -EIO); /* LMDB's word for a short write */
