@@ -14,6 +14,7 @@
 #include <uv.h>
 
 #include "base/error.h"
+#include "base/fault.h"
 #include "bind/vm.h"
 #include "cluster/durable.h"
 #include "cluster/master.h"
@@ -302,6 +303,7 @@ static int process(int argc, char **argv) {
         refuse("'process' is for the master to start");
     }
     prctl(PR_SET_NAME, "clustermem"); /* exec was of /proc/self/exe */
+    CM_FAULT_FOLLOW_ENVIRONMENT();
     return cm_vm_run();
 }
 

@@ -14,6 +14,8 @@ local POLL_MS = 3
 local ORPHAN_MS = 5000
 
 local binary = assert(uv.exepath())
+-- The same with named points at which its processes die or stand still: see core/base/fault.h.
+local faulty = binary:match("^(.*/)") .. "spec/clustermem_faulty"
 
 -- In front of a script's first line, so that its line numbers stay.
 local prelude = 'local memory, task, cluster = require "clustermem", require "clustermem.task", '
@@ -90,6 +92,7 @@ end
 -- - `files`: name -> text of other files in the cluster's folder, as they are
 -- - `workers` (1) and the options in the array part make the command line; or `args`, which is all of it
 -- - `env`: name -> value, added to the environment
+-- - `faulty`: lets CLUSTERMEM_FAULT in a process's environment strike it, see core/base/fault.h
 -- - `shell`: commands of a shell that becomes the cluster when they are done, to set limits for instance
 -- - `limit`: milliseconds in which it must come to its end
 function clusters.start(options)
@@ -101,9 +104,9 @@ function clusters.start(options)
   if options.app then self:write("app.lua", prelude .. options.app) end
   if options.boot then self:write("boot.lua", prelude .. options.boot) end
 
-  local file, args = binary, commandLine(options)
+  local file, args = options.faulty and faulty or binary, commandLine(options)
   if options.shell then
-    file, args = "/bin/sh", { "-c", options.shell .. '; exec "$0" "$@"', binary, table.unpack(args) }
+    file, args = "/bin/sh", { "-c", options.shell .. '; exec "$0" "$@"', file, table.unpack(args) }
   end
   local streams = { out = uv.new_pipe(false), err = uv.new_pipe(false) }
   self.open = 2

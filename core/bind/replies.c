@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/fault.h"
 #include "bind/keys.h"
 #include "bind/locks.h"
 #include "bind/value.h"
@@ -52,6 +53,7 @@ static int push_value(lua_State *L, struct cm_reader *reader) {
 
 /* lockId [, "abandoned"] */
 static int push_lock(lua_State *L, struct cm_reader *reader) {
+    CM_FAULT("lock-granted");
     struct cm_lock_id id = {.token = cm_read_u64(reader)};
     id.slot = cm_read_u32(reader);
     cm_locks_push_id(L, id);

@@ -241,10 +241,13 @@ static int find_own(const struct cm_participant *participant, struct cm_bytes ke
 static void ring(struct cm_locker *locker, bool at_once) {
     uint64_t now_ns = locker->clock_ns();
     locker->owes_ring = !at_once && now_ns - locker->rung_ns < RING_NS;
-    if (locker->owes_ring)
+    if (locker->owes_ring) {
+        CM_FAULT("lock-ring-owed");
         return;
+    }
     locker->rung_ns = now_ns;
     cm_participant_ring(locker->participant, CM_RING_LOCKS);
+    CM_FAULT("lock-rung");
 }
 
 int cm_lock_release(struct cm_locker *locker, struct cm_bytes key, struct cm_lock_id id) {
