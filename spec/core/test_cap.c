@@ -1,10 +1,22 @@
 /* The memory at its cap: how much of it can be used, and that everything goes on there. */
 #include "spec/core/stores.h"
 
-#ifdef __SANITIZE_ADDRESS__
-enum { MOST_BYTES = 64 << 20 }; /* it takes ten times as long */
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define HAS_THREAD_SANITIZER
+#endif
+#endif
+#ifdef __SANITIZE_THREAD__
+#define HAS_THREAD_SANITIZER
+#endif
+
+#if defined(HAS_THREAD_SANITIZER)
+/* It takes twenty times as long, and there is one thread to look at. */
+enum { MOST_BYTES = 64 << 20, HOLES_BYTES = 16 << 20, LESS = 4 };
+#elif defined(__SANITIZE_ADDRESS__)
+enum { MOST_BYTES = 64 << 20, HOLES_BYTES = 64 << 20, LESS = 1 }; /* it takes ten times as long */
 #else
-enum { MOST_BYTES = 256 << 20 };
+enum { MOST_BYTES = 256 << 20, HOLES_BYTES = 64 << 20, LESS = 1 };
 #endif
 enum { KEY_BYTES = 32, SLOW_S = 1, STUCK_S = 10, SETS_WATCHED = 64 };
 
@@ -193,7 +205,7 @@ static bool use(const struct size *size) {
     stores.cleaner.copied_bytes = written_bytes = 0;
     slowest_s = 0;
     overwrite(stamps, count, size->len,
-              size->total_bytes / (size->len < 1000 && !getenv("CM_LONG") ? 16 : 2));
+              size->total_bytes / (size->len < 1000 && !getenv("CM_LONG") ? 16 : 2) / LESS);
     stores_check_counts(&stores.segment, true);
     for (uint64_t n = 0; n < count; n += 1 + count / 1000)
         check(n, size->len, stamps[n]);
@@ -259,7 +271,7 @@ static void small_holes_are_put_together(void **state) {
     (void)state;
     if (sigsetjmp(stores_stuck, 1))
         fail_msg("a set did not come back");
-    begin(64 << 20, 24);
+    begin(HOLES_BYTES, 24);
     uint64_t count = fill(0, UINT64_MAX / 2, 100);
     for (uint64_t n = 0; n < count; n += 2)
         drop(n);
@@ -358,8 +370,9 @@ static void random_sizes_never_run_out_at_80_percent(void **state) {
     if (sigsetjmp(stores_stuck, 1))
         fail_msg("a set did not come back");
     bool takes_long = getenv("CM_LONG") != NULL;
-    churn(&(struct range){1, 100000, false}, 80, takes_long ? 1000000 : 5000, "1 B .. 100 kB");
-    churn(&(struct range){1, 100000, true}, 80, takes_long ? 1000000 : 20000, "1 B .. 100 kB, by logarithm");
+    churn(&(struct range){1, 100000, false}, 80, takes_long ? 1000000 : 5000 / LESS, "1 B .. 100 kB");
+    churn(&(struct range){1, 100000, true}, 80, takes_long ? 1000000 : 20000 / LESS,
+          "1 B .. 100 kB, by logarithm");
 }
 
 /* Records of up to the most a chunk takes in one piece: their copies do not fit in behind each other. */
@@ -368,8 +381,8 @@ static void random_large_records_never_run_out_at_85_percent(void **state) {
     if (sigsetjmp(stores_stuck, 1))
         fail_msg("a set did not come back");
     bool takes_long = getenv("CM_LONG") != NULL;
-    churn(&(struct range){1000, 1950, false}, 85, takes_long ? 3000000 : 50000, "1 .. 1.9 kB");
-    churn(&(struct range){1700, 1950, false}, 85, takes_long ? 3000000 : 50000, "1.7 .. 1.9 kB");
+    churn(&(struct range){1000, 1950, false}, 85, takes_long ? 3000000 : 50000 / LESS, "1 .. 1.9 kB");
+    churn(&(struct range){1700, 1950, false}, 85, takes_long ? 3000000 : 50000 / LESS, "1.7 .. 1.9 kB");
 }
 
 /* To the cap and a little back, again and again, with nobody cleaning in between: all of it is done by those
@@ -415,7 +428,7 @@ static void the_cap_is_reached_again_and_again(void **state) {
     (void)state;
     if (sigsetjmp(stores_stuck, 1))
         fail_msg("a set did not come back at %.1f%%", used_percent());
-    unsigned rounds = getenv("CM_LONG") ? 1000 : 4;
+    unsigned rounds = getenv("CM_LONG") ? 1000 : LESS > 1 ? 2 : 4;
     refill(&(struct range){100, 100, false}, rounds, "100 B, to the cap and back");
     refill(&(struct range){1, 100000, true}, rounds, "1 B .. 100 kB, to the cap and back");
     refill(&(struct range){100, 1900, false}, rounds, "0.1 .. 1.9 kB, to the cap and back");
