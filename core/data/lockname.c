@@ -64,11 +64,12 @@ void cm_lockname_drop(struct cm_lockq *queue, struct cm_lock_entry *entry) {
         cm_list_remove(&entry->active);
     else if (cm_list_empty(&entry->active))
         cm_list_append(&queue->active, &entry->active);
+    if (!entry->waiting)
+        cm_buf_deinit(&entry->key);
     if (active || (entry->kept && cm_word_load(&entry->own.state)))
         return;
     give_up_own(queue, entry);
     cm_index_remove(&queue->names, &entry->named);
-    cm_buf_deinit(&entry->key);
     free(entry);
 }
 
@@ -92,6 +93,22 @@ struct cm_lock_id cm_lockname_id(const struct cm_lockq *queue, const struct cm_l
                                  const struct cm_lock *lock, uint64_t token) {
     const struct cm_lock_bucket *bucket = cm_lock_bucket(queue->master->segment, entry->bucket);
     return (struct cm_lock_id){token, cm_lock_slot(entry->bucket, bucket, entry->kept ? NULL : lock)};
+}
+
+bool cm_lockname_may_hold(const struct cm_lockq *queue, const struct cm_lock_entry *entry, uint32_t seat) {
+    return !entry->kept || queue->seats[seat].kept_bytes + sizeof *entry <= queue->kept_most_bytes;
+}
+
+void cm_lockname_own(struct cm_lockq *queue, const struct cm_lock_entry *entry, uint32_t seat) {
+    if (entry->kept)
+        queue->seats[seat].kept_bytes += sizeof *entry;
+}
+
+void cm_lockname_disown(struct cm_lockq *queue, struct cm_lock *lock, bool kept) {
+    if (kept)
+        queue->seats[cm_word_load(&lock->owner)].kept_bytes -= sizeof(struct cm_lock_entry);
+    cm_word_store(&lock->deadline_ms, 0);
+    cm_word_store(&lock->owner, 0);
 }
 
 /* --- marks of the abandoned --- */

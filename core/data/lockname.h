@@ -35,6 +35,16 @@ struct cm_lock *cm_lockname_enter(struct cm_lockq *queue, struct cm_lock_entry *
 struct cm_lock_id cm_lockname_id(const struct cm_lockq *queue, const struct cm_lock_entry *entry,
                                  const struct cm_lock *lock, uint64_t token);
 
+/* --- whose memory a lock that the master keeps is --- */
+
+/* In the section of the entry's lock, which is free: whether the seat may have it. */
+bool cm_lockname_may_hold(const struct cm_lockq *queue, const struct cm_lock_entry *entry, uint32_t seat);
+/* And that it gets it. */
+void cm_lockname_own(struct cm_lockq *queue, const struct cm_lock_entry *entry, uint32_t seat);
+/* In the section of a lock that has been held until now: it has no owner any more. `kept`: the master keeps
+ * it. */
+void cm_lockname_disown(struct cm_lockq *queue, struct cm_lock *lock, bool kept);
+
 /* --- marks of the abandoned, in the order of their age --- */
 
 /* In the section of a lock that is free and waited for by nobody: numbers its mark, if it has a new one.

@@ -90,21 +90,34 @@ static uint64_t deadline_in(const struct cm_lockq *queue, uint64_t lease_ms) {
 
 /* --- looking --- */
 
-/* In the section of a free lock: gives it to the first in the queue, who is told behind the section. */
+/* In the section of a free lock: gives it to who asks, who is told behind the section. */
+static void give(struct cm_lockq *queue, struct cm_lock_entry *entry, struct cm_lock *lock,
+                 struct cm_lock_asker asker, uint64_t task, uint64_t lease_ms, struct cm_section *section) {
+    struct cm_grant grant = {.abandoned = cm_word_load(&lock->state) & CM_LOCK_ABANDONED};
+    uint64_t token;
+    cm_lockname_own(queue, entry, asker.seat);
+    cm_lock_hold(queue->master->segment, lock, asker.seat, task, deadline_in(queue, lease_ms),
+                 flags_for(queue, entry), &token);
+    grant.id = cm_lockname_id(queue, entry, lock, token);
+    cm_section_leave(section);
+    queue->answer(queue->data, asker, 0, &grant, NULL);
+}
+
+/* Likewise, to the first in the queue. */
 static void hand_over(struct cm_lockq *queue, struct cm_lock_entry *entry, struct cm_lock *lock,
                       struct cm_section *section) {
     struct cm_lock_waiter *head = head_of(entry);
     unlink_waiter(queue, head);
     if (entry->waiting)
         cm_word_store(&lock->head_since_ms, entry->head_since_ms);
-    struct cm_grant grant = {.abandoned = cm_word_load(&lock->state) & CM_LOCK_ABANDONED};
-    uint64_t token;
-    cm_lock_hold(queue->master->segment, lock, head->asker.seat, head->task,
-                 deadline_in(queue, head->lease_ms), flags_for(queue, entry), &token);
-    grant.id = cm_lockname_id(queue, entry, lock, token);
-    cm_section_leave(section);
-    queue->answer(queue->data, head->asker, 0, &grant, NULL);
+    give(queue, entry, lock, head->asker, head->task, head->lease_ms, section);
     free(head);
+}
+
+static void refuse(struct cm_lockq *queue, struct cm_lock_waiter *waiter, int code) {
+    struct cm_lock_asker asker = waiter->asker;
+    remove_waiter(queue, waiter);
+    queue->answer(queue->data, asker, code, NULL, NULL);
 }
 
 void cm_lockq_settle(struct cm_lockq *queue, struct cm_lock_entry *entry) {
@@ -118,7 +131,13 @@ void cm_lockq_settle(struct cm_lockq *queue, struct cm_lock_entry *entry) {
         if (!lock) {
             cm_section_leave(&section);
         } else if (!cm_lock_token(state) && entry->waiting) {
-            hand_over(queue, entry, lock, &section);
+            again = !cm_lockname_may_hold(queue, entry, head_of(entry)->asker.seat);
+            if (again) {
+                cm_section_leave(&section);
+                refuse(queue, head_of(entry), CM_E_NOMEMORY);
+            } else {
+                hand_over(queue, entry, lock, &section);
+            }
         } else if (!cm_lock_token(state)) {
             cm_word_store(&lock->state, state & CM_LOCK_ABANDONED);
             bool marked = cm_lockname_number_mark(queue, lock);
@@ -161,7 +180,6 @@ static void end_timeouts(struct cm_lockq *queue) {
     while ((first = cm_heap_first(&queue->timeouts)) && first->key <= queue->clock_ms()) {
         struct cm_lock_waiter *waiter = CM_LIST_ITEM(first, struct cm_lock_waiter, timeout);
         struct cm_lock_entry *entry = waiter->entry;
-        struct cm_lock_asker asker = waiter->asker;
         /* A lock that has become free is the first one's, also at the last moment. */
         if (waiter == head_of(entry)) {
             uint32_t waiting = entry->waiting;
@@ -171,8 +189,7 @@ static void end_timeouts(struct cm_lockq *queue) {
                 continue;
             }
         }
-        remove_waiter(queue, waiter);
-        queue->answer(queue->data, asker, CM_E_TIMEOUT, NULL, NULL);
+        refuse(queue, waiter, CM_E_TIMEOUT);
         cm_lockq_settle(queue, entry);
         cm_lockname_drop(queue, entry);
     }
@@ -202,29 +219,26 @@ uint64_t cm_lockq_next_ms(const struct cm_lockq *queue) {
 
 /* --- requests --- */
 
-/* True: the request has been granted. Whoever waits already comes first. */
-static bool grant_now(struct cm_lockq *queue, struct cm_lock_entry *entry,
-                      const struct cm_lock_request *request) {
+/* 0: the request has been granted. CM_E_BUSY: not now, for whoever waits already comes first. CM_E_NOMEMORY.
+ */
+static int grant_now(struct cm_lockq *queue, struct cm_lock_entry *entry,
+                     const struct cm_lock_request *request) {
     for (;;) {
         if (entry->waiting || (entry->revoking && !cm_revocation_end(queue, entry)))
-            return false;
+            return CM_E_BUSY;
         struct cm_section section;
         struct cm_lock *lock = cm_lockname_enter(queue, entry, true, &section);
-        uint64_t state = cm_word_load(&lock->state);
-        if (!cm_lock_token(state)) {
-            struct cm_grant grant = {.abandoned = state & CM_LOCK_ABANDONED};
-            uint64_t token;
-            cm_lock_hold(queue->master->segment, lock, request->asker.seat, request->task,
-                         deadline_in(queue, request->lease_ms), 0, &token);
-            grant.id = cm_lockname_id(queue, entry, lock, token);
-            cm_section_leave(&section);
-            queue->answer(queue->data, request->asker, 0, &grant, NULL);
-            return true;
-        }
+        bool held = cm_lock_token(cm_word_load(&lock->state)) != 0;
         uint64_t deadline_ms = cm_word_load(&lock->deadline_ms);
+        if (!held && cm_lockname_may_hold(queue, entry, request->asker.seat)) {
+            give(queue, entry, lock, request->asker, request->task, request->lease_ms, &section);
+            return 0;
+        }
         cm_section_leave(&section);
+        if (!held)
+            return CM_E_NOMEMORY;
         if (!deadline_ms || deadline_ms > queue->clock_ms())
-            return false;
+            return CM_E_BUSY;
         cm_revocation_begin(queue, entry, 0, CM_LOCK_ABANDONED);
     }
 }
@@ -233,8 +247,9 @@ static int settle(struct cm_lockq *queue, struct cm_lock_entry *entry,
                   const struct cm_lock_request *request) {
     if (entry->key.len == 0 && cm_buf_append(&entry->key, request->key.data, request->key.len))
         return CM_E_NOMEMORY;
-    if (grant_now(queue, entry, request))
-        return 0;
+    int err = grant_now(queue, entry, request);
+    if (err != CM_E_BUSY)
+        return err;
     if (request->timeout_ms == 0) {
         queue->answer(queue->data, request->asker, CM_E_BUSY, NULL, NULL);
         return 0;
@@ -244,7 +259,7 @@ static int settle(struct cm_lockq *queue, struct cm_lock_entry *entry,
         queue->answer(queue->data, request->asker, CM_E_DEADLOCK, NULL, text);
         return 0;
     }
-    int err = add_waiter(queue, entry, request);
+    err = add_waiter(queue, entry, request);
     if (!err)
         cm_lockq_settle(queue, entry);
     return err;
@@ -396,7 +411,8 @@ void cm_lockq_drop_waits(struct cm_lockq *queue, uint32_t seat) {
 /* --- beginning and end --- */
 
 int cm_lockq_init(struct cm_lockq *queue, struct cm_participant *master) {
-    *queue = (struct cm_lockq){.master = master, .clock_ms = cm_clock_ms};
+    *queue = (struct cm_lockq){
+        .master = master, .clock_ms = cm_clock_ms, .kept_most_bytes = CM_LOCK_KEPT_MOST_BYTES};
     const struct cm_layout *layout = &master->segment->layout;
     cm_list_init(&queue->active);
     cm_list_init(&queue->kept);

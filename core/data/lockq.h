@@ -37,7 +37,7 @@ struct cm_lock_entry {
     struct cm_index_node named;
     struct cm_hash128 name;
     uint32_t bucket;
-    struct cm_buf key; /* for messages; empty where nobody has asked for it */
+    struct cm_buf key; /* for messages about who waits; empty where nobody does */
     struct cm_list active;
     struct cm_list waiters; /* in the order of their requests */
     uint32_t waiting;
@@ -63,13 +63,14 @@ struct cm_lock_waiter {
     bool fair;
 };
 
-/* A participant that waits. */
+/* What a participant has of the master's memory. */
 struct cm_lock_seat {
     struct cm_list waiters;
-    size_t bytes; /* that they take */
+    size_t bytes;      /* that they take */
+    size_t kept_bytes; /* that the locks take that it has, and that the table has no room for */
 };
-/* Of the master's memory, for one participant. */
-enum { CM_LOCK_WAITS_MOST_BYTES = 32 << 20 };
+/* For one participant. */
+enum { CM_LOCK_WAITS_MOST_BYTES = 32 << 20, CM_LOCK_KEPT_MOST_BYTES = 32 << 20 };
 
 struct cm_lockq {
     struct cm_participant *master;
@@ -87,6 +88,7 @@ struct cm_lockq {
     struct cm_list active;   /* entries that somebody waits for, or whose revocation is not over */
     struct cm_list kept;     /* entries that are locks themselves */
     struct cm_lock_seat *seats;
+    size_t kept_most_bytes;     /* CM_LOCK_KEPT_MOST_BYTES but in tests */
     struct cm_lock_mark *marks; /* the abandoned, the oldest first; some have been told meanwhile */
     uint32_t marks_most;
     uint32_t marks_count;
@@ -99,7 +101,8 @@ int cm_lockq_init(struct cm_lockq *queue, struct cm_participant *master);
 void cm_lockq_deinit(struct cm_lockq *queue);
 
 /* Answers at once, or later. 0, or CM_E_NOMEMORY without an answer: also where the participant waits for too
- * much already. */
+ * much already, or has too many locks in the master's memory. Who comes to have too many while it waits is
+ * answered CM_E_NOMEMORY when it would be its turn. */
 int cm_lockq_request(struct cm_lockq *queue, const struct cm_lock_request *request);
 
 /* Releases for whoever has the id. As above; `notowner` is an answer. */

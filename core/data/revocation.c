@@ -21,10 +21,8 @@ bool cm_revocation_begin(struct cm_lockq *queue, struct cm_lock_entry *entry, ui
     /* From here on its owner neither releases nor renews it, and later sections refuse its fence. */
     uint64_t flags = state & (CM_LOCK_WAITED | CM_LOCK_HANDED);
     revoked = revoked && cm_word_swap(&lock->state, state, flags | CM_LOCK_REVOKED | mark);
-    if (revoked) {
-        cm_word_store(&lock->deadline_ms, 0);
-        cm_word_store(&lock->owner, 0);
-    }
+    if (revoked)
+        cm_lockname_disown(queue, lock, entry->kept);
     cm_section_leave(&section);
     CM_FAULT("lock-revoked");
     entry->revoking |= revoked;
@@ -92,7 +90,8 @@ void cm_lockq_end_leases(struct cm_lockq *queue) {
 /* --- the dead --- */
 
 /* The dead one is in the midst of nothing: no barrier is needed. */
-static void release_of_dead(struct cm_lockq *queue, struct cm_lock *lock, uint32_t bucket, uint32_t seat) {
+static void release_of_dead(struct cm_lockq *queue, struct cm_lock *lock, bool kept, uint32_t bucket,
+                            uint32_t seat) {
     if (!cm_lock_token(cm_word_load(&lock->state)) || cm_word_load(&lock->owner) != seat)
         return;
     struct cm_section section;
@@ -101,8 +100,7 @@ static void release_of_dead(struct cm_lockq *queue, struct cm_lock *lock, uint32
     bool its = cm_lock_token(state) && cm_word_load(&lock->owner) == seat;
     struct cm_hash128 name = {cm_word_load(&lock->name[0]), cm_word_load(&lock->name[1])};
     if (its) {
-        cm_word_store(&lock->deadline_ms, 0);
-        cm_word_store(&lock->owner, 0);
+        cm_lockname_disown(queue, lock, kept);
         cm_word_store(&lock->state, (state & (CM_LOCK_WAITED | CM_LOCK_HANDED)) | CM_LOCK_ABANDONED);
     }
     cm_section_leave(&section);
@@ -118,11 +116,11 @@ void cm_lockq_drop_owner(struct cm_lockq *queue, uint32_t seat) {
     const struct cm_segment *segment = queue->master->segment;
     for (uint32_t i = 0; i < segment->layout.lock_buckets; i++) {
         for (int j = 0; j < CM_LOCKS_IN_BUCKET; j++)
-            release_of_dead(queue, &cm_lock_bucket(segment, i)->locks[j], i, seat);
+            release_of_dead(queue, &cm_lock_bucket(segment, i)->locks[j], false, i, seat);
     }
     CM_LIST_EACH(link, &queue->kept) {
         struct cm_lock_entry *entry = CM_LIST_ITEM(link, struct cm_lock_entry, kept_link);
-        release_of_dead(queue, &entry->own, entry->bucket, seat);
+        release_of_dead(queue, &entry->own, true, entry->bucket, seat);
     }
     /* Now, for nobody may look again until the next death. */
     cm_lockname_sift_marks(queue);

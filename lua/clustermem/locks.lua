@@ -56,8 +56,8 @@ end
 -- @treturn string lockId
 -- @treturn ?string "abandoned": the last owner died, or lost its lease, without having released it
 -- @return nil, message, code: `timeout`; `busy` (a timeout of 0); `deadlock` (it is this task's own, or its owner
--- waits, through others perhaps, for this task; the message names the cycle); `nomemory` (so much of this process waits
--- that the master keeps no more)
+-- waits, through others perhaps, for this task; the message names the cycle); `nomemory` (this process waits for so
+-- much, or has so many locks at once, that the master keeps no more)
 -- @raise on an unknown option
 -- @usage local lockId = memory.getLock("report", { timeout = 1000 })
 -- @function getLock
@@ -73,7 +73,7 @@ end, scheduler.rest)
 -- @tparam[opt] function callback
 -- @treturn string lockId
 -- @treturn ?string "abandoned", as of getLock
--- @return nil, message, `busy`: somebody has it, be it this task
+-- @return nil, message, code: `busy` (somebody has it, be it this task); `nomemory`, as of getLock
 -- @raise on an unknown option
 -- @usage local lockId = memory.tryLock("report")
 function locks.tryLock(key, options, callback)

@@ -299,6 +299,21 @@ static uint64_t state_of(struct cm_lock_id id) {
     return atomic_load(&((struct cm_lock *)lock)->state);
 }
 
+/* Each has as much of the master's memory as the locks take that it has there. */
+static void check_kept_bytes(void) {
+    for (int who = 1; who < CREW; who++) {
+        size_t bytes = 0;
+        CM_LIST_EACH(link, &queue.kept) {
+            const struct cm_lock_entry *entry = CM_LIST_ITEM(link, struct cm_lock_entry, kept_link);
+            if (cm_lock_token(cm_word_load(&entry->own.state)) &&
+                cm_word_load(&entry->own.owner) == seat(who))
+                bytes += sizeof *entry;
+            assert_true(entry->waiting || entry->key.cap == 0);
+        }
+        assert_int_equal(queue.seats[seat(who)].kept_bytes, bytes);
+    }
+}
+
 /* Nobody has a lock or waits for one: there is nothing, but marks of the abandoned. */
 static void assert_empty(bool marks) {
     if (crowded)
@@ -312,6 +327,7 @@ static void assert_empty(bool marks) {
         assert_int_equal(queue.names.count, 0);
         assert_true(cm_list_empty(&queue.kept));
     }
+    check_kept_bytes();
     for (uint32_t i = 0; i < segment.layout.lock_buckets; i++) {
         struct cm_lock_bucket *bucket = cm_lock_bucket(&segment, i);
         assert_true(marks || atomic_load(&bucket->overflow) == 0);
@@ -1311,6 +1327,63 @@ static void a_full_buckets_locks_are_the_masters(void **state) {
     assert_empty(false);
 }
 
+/* The master's memory is not for one process to fill with locks either. */
+static void who_keeps_too_many_is_refused(void **state) {
+    (void)state;
+    enum { MOST = 5 };
+    queue.kept_most_bytes = MOST * sizeof(struct cm_lock_entry) + 1;
+    struct cm_lock_id ids[MOST], id;
+    uint64_t number, waits;
+    for (size_t n = 0; n < MOST; n++)
+        ids[n] = granted(ask(1, n), false);
+    check_kept_bytes();
+    size_t names_before = queue.names.count;
+    assert_int_equal(ask_for(1, name(MOST), (struct wish){0}, &number), CM_E_NOMEMORY);
+    assert_int_equal(ask_for(1, name(MOST), (struct wish){.now = true}, &number), CM_E_NOMEMORY);
+    assert_int_equal(queue.names.count, names_before);
+    assert_int_equal(atomic_load(&cm_lock_bucket(&segment, BUCKET)->overflow), MOST);
+    /* What it has is none the less its own; others have room, and so has the table. */
+    assert_int_equal(renew(1, 0, ids[0], 5), 0);
+    id = granted(ask(2, MOST), false);
+    assert_int_equal(cm_lock_release(&lockers[FILLER], name(FILLED), filled[0]), 0);
+    filled[0] = granted(ask(1, FILLED), false);
+    assert_non_null(cm_lock_at(&segment, filled[0].slot));
+    assert_int_equal(release(1, FILLED, filled[0]), 0);
+    filled[0] = taken(FILLER, FILLED);
+    /* It may wait; at its turn it is refused, and the lock is the next one's. */
+    waits = ask(1, MOST);
+    uint64_t after = ask(3, MOST);
+    assert_waits(waits);
+    assert_int_equal(release(2, MOST, id), 0);
+    assert_code(waits, CM_E_NOMEMORY);
+    give_back(3, MOST, granted(after, false));
+    /* Likewise where nobody comes next. */
+    granted(ask(2, MOST), false);
+    waits = ask_wish(1, MOST, (struct wish){.timeout_ms = 50});
+    die(2);
+    assert_code(waits, CM_E_NOMEMORY);
+    id = granted(ask(2, MOST), true);
+    /* A release, the end of a lease and a death make room; a lock that is handed over takes it. */
+    waits = ask(1, MOST);
+    give_back(1, 1, ids[1]);
+    assert_int_equal(release(2, MOST, id), 0);
+    ids[1] = granted(waits, false);
+    assert_int_equal(ask_for(1, name(1), (struct wish){0}, &number), CM_E_NOMEMORY);
+    turn(5);
+    cm_lockq_end_leases(&queue);
+    assert_int_equal(ask_for(1, name(1), (struct wish){0}, &number), 0);
+    granted(number, false);
+    assert_int_equal(ask_for(1, name(MOST + 1), (struct wish){0}, &number), CM_E_NOMEMORY);
+    check_kept_bytes();
+    die(1);
+    check_kept_bytes();
+    for (size_t n = 0; n < MOST; n++)
+        give_back(1, n, granted(ask(1, n), true));
+    give_back(1, MOST, granted(ask(1, MOST), true));
+    queue.kept_most_bytes = CM_LOCK_KEPT_MOST_BYTES;
+    assert_empty(false);
+}
+
 static void a_million_keys_leave_nothing(void **state) {
     (void)state;
     enum { KEYS = 1000000, QUEUED = 20 };
@@ -1646,6 +1719,7 @@ static void random_renewal(int who, size_t n) {
 
 static void check_model(void) {
     assert_int_equal(answer_count, world.expected);
+    check_kept_bytes();
     for (size_t n = 0; n < MODEL_NAMES; n++) {
         struct model *lock = &world.locks[n];
         struct cm_lock_info info = info_of(n);
@@ -1970,6 +2044,7 @@ int main(void) {
         BOTH(marks_of_leases_are_bounded),
         BOTH(marks_that_are_told_make_room),
         CROWDED(a_full_buckets_locks_are_the_masters),
+        CROWDED(who_keeps_too_many_is_refused),
         PLAIN(a_million_keys_leave_nothing),
         PLAIN(random_operations_match_a_model),
         cmocka_unit_test(without_memory_a_request_is_refused_and_nothing_lost),
