@@ -7,7 +7,10 @@
 #include "base/fault.h"
 #include "bind/keys.h"
 #include "bind/locks.h"
+#include "bind/requests.h"
 #include "bind/value.h"
+#include "cluster/descriptor.h"
+#include "cluster/process.h"
 #include "memory/append.h"
 #include "wire/ops.h"
 
@@ -96,6 +99,17 @@ static int push_storage(lua_State *L, struct cm_reader *reader) {
     return 3 + push_integers(L, reader, 1);
 }
 
+/* fd, id | nil, message, code */
+static int push_descriptor(lua_State *L, struct cm_reader *reader) {
+    uint32_t id = cm_read_u32(reader);
+    int fd = cm_descriptor_take(CM_DESCRIPTORS_FD);
+    if (fd < 0)
+        return cm_requests_push_failure(L, fd);
+    lua_pushinteger(L, fd);
+    lua_pushinteger(L, id);
+    return 2;
+}
+
 static int push_forked(lua_State *L, struct cm_reader *reader) {
     struct cm_worker_row row = {.id = cm_read_u32(reader)};
     row.slot = cm_read_u32(reader);
@@ -130,6 +144,8 @@ static int push_by_op(lua_State *L, uint8_t op, struct cm_reader *reader) {
     case CM_OP_LRU_OPTIONS:
     case CM_OP_SHUTDOWN:
         return push_ok(L);
+    case CM_OP_BIND:
+        return push_descriptor(L, reader);
     case CM_OP_STORAGE_OPEN:
         return push_storage(L, reader);
     case CM_OP_STORAGE_SET:

@@ -3,6 +3,7 @@
 #include <lauxlib.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "bind/value.h"
@@ -76,6 +77,38 @@ static int native_shutdown(lua_State *L) {
     return request_nothing(L, CM_OP_SHUTDOWN);
 }
 
+/* bind(host, port): an address in figures; or a path, and no port. */
+static int native_bind(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    struct cm_bytes host;
+    host.data = (const uint8_t *)luaL_checklstring(L, 1, &host.len);
+    uint32_t port = lua_isnoneornil(L, 2) ? CM_BIND_UNIX : (uint32_t)luaL_checkinteger(L, 2);
+    struct cm_writer *writer = vm->detached ? NULL : cm_session_begin(&vm->session, CM_OP_BIND);
+    if (writer) {
+        cm_write_bytes(writer, host);
+        cm_write_u32(writer, port);
+    }
+    return cm_requests_issue(L, vm, writer);
+}
+
+/* unbind(id): a notice. */
+static int native_unbind(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    uint32_t id = (uint32_t)luaL_checkinteger(L, 1);
+    uint8_t payload[sizeof id];
+    for (unsigned i = 0; i < sizeof id; i++)
+        payload[i] = (uint8_t)(id >> 8 * i);
+    if (!vm->detached)
+        cm_session_notify(&vm->session, CM_OP_UNBIND, (struct cm_bytes){payload, sizeof payload});
+    return 0;
+}
+
+/* closeDescriptor(fd) */
+static int native_close_descriptor(lua_State *L) {
+    close((int)luaL_checkinteger(L, 1));
+    return 0;
+}
+
 static void write_strings(lua_State *L, int index, struct cm_writer *writer) {
     lua_Unsigned count = lua_rawlen(L, index);
     cm_write_u32(writer, (uint32_t)count);
@@ -116,6 +149,9 @@ void cm_requests_open(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"fork", native_fork},
         {"shutdown", native_shutdown},
+        {"bind", native_bind},
+        {"unbind", native_unbind},
+        {"closeDescriptor", native_close_descriptor},
         {"refuse", native_refuse},
         {NULL, NULL},
     };

@@ -209,6 +209,7 @@ static int open_memory(struct cm_vm *vm) {
         return CM_E_BADFRAME;
     madvise(vm->segment.base, (size_t)vm->segment.layout.total_bytes, MADV_DONTFORK);
     fcntl(CM_BELL_FD, F_SETFD, FD_CLOEXEC);
+    fcntl(CM_DESCRIPTORS_FD, F_SETFD, FD_CLOEXEC);
     cm_participant_init(&vm->participant, &vm->segment, vm->session.init.seat);
     vm->participant.bell = CM_BELL_FD;
     cm_store_init(&vm->store, &vm->participant);

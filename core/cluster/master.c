@@ -17,6 +17,7 @@
 #include "cluster/handlers.h"
 #include "cluster/locks.h"
 #include "cluster/memory.h"
+#include "cluster/sockets.h"
 #include "cluster/storages.h"
 #include "cluster/supervisor.h"
 #include "data/store.h"
@@ -35,6 +36,7 @@ struct master {
     struct cm_locks locks;
     struct cm_changes changes;
     struct cm_storages storages;
+    struct cm_sockets sockets;
     struct cm_supervisor supervisor;
     struct cm_buf reply; /* of the store */
     uv_signal_t signals[SIGNALS];
@@ -111,6 +113,8 @@ static int on_request(struct master *master, struct cm_process *process, const s
         return is_zero ? do_fork(master, process, frame) : CM_E_BADFRAME;
     case CM_OP_SHUTDOWN:
         return is_zero ? do_shutdown(master, process, frame) : CM_E_BADFRAME;
+    case CM_OP_BIND:
+        return cm_sockets_bind(&master->sockets, process, frame);
     case CM_OP_LISTEN:
         return cm_changes_listen(&master->changes, process, frame);
     case CM_OP_LRU_OPTIONS:
@@ -129,6 +133,8 @@ static int on_notice(struct master *master, struct cm_process *process, const st
         return 0;
     case CM_OP_UNLISTEN:
         return cm_changes_unlisten(&master->changes, process, frame);
+    case CM_OP_UNBIND:
+        return cm_sockets_unbind(&master->sockets, process, frame);
     case CM_OP_FAILED:
         cm_process_note_error(process, frame->payload);
         return 0;
@@ -164,6 +170,7 @@ static void on_gone(struct cm_process *process) {
     cm_locks_on_exit(&master->locks, process->seat);
     cm_changes_on_gone(&master->changes, process->seat);
     cm_storages_on_gone(&master->storages, process->seat);
+    cm_sockets_on_gone(&master->sockets, process->seat);
     cm_reaper_bury(&master->memory.reaper, process->seat);
 }
 
@@ -196,6 +203,7 @@ static void on_over(void *owner, int exit_code) {
     cm_locks_stop(&master->locks);
     cm_changes_stop(&master->changes);
     cm_storages_stop(&master->storages);
+    cm_sockets_stop(&master->sockets);
     cm_supervisor_deinit(&master->supervisor);
 }
 
@@ -344,6 +352,7 @@ int cm_master_run(const struct cm_options *options) {
         cm_memory_deinit(&master.memory);
         return 1;
     }
+    cm_sockets_init(&master.sockets);
     master.memory.on_short = on_short;
     master.memory.on_locks = on_locks;
     master.memory.on_round = on_round;
@@ -355,6 +364,7 @@ int cm_master_run(const struct cm_options *options) {
     cm_locks_start(&master.locks, &master.loop);
     cm_changes_start(&master.changes, &master.loop);
     cm_storages_start(&master.storages, &master.loop);
+    cm_sockets_start(&master.sockets, &master.loop);
     if (cm_supervisor_start(&master.supervisor))
         on_over(&master, 1);
     uv_run(&master.loop, UV_RUN_DEFAULT);

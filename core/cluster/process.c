@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "cluster/descriptor.h"
 #include "wire/message.h"
 #include "wire/ops.h"
 
@@ -42,6 +43,7 @@ const char *cm_process_ending(const struct cm_process *process) {
 static void part_closed(struct cm_process *process) {
     if (--process->open_parts)
         return;
+    close(process->descriptors);
     free(process->last_error);
     free(process);
 }
@@ -124,7 +126,7 @@ static char **merge_environment(const struct cm_strings *lines) {
 }
 
 static int spawn_child(struct cm_process *process, uv_loop_t *loop, const struct cm_init *init,
-                       const struct cm_inherited *inherited, int fd) {
+                       const struct cm_inherited *inherited, int fd, int descriptors) {
     char **env = merge_environment(&init->script.env);
     if (!env)
         return CM_E_NOMEMORY;
@@ -144,6 +146,7 @@ static int spawn_child(struct cm_process *process, uv_loop_t *loop, const struct
         {.flags = UV_INHERIT_FD, .data.fd = fd},
         {.flags = UV_INHERIT_FD, .data.fd = inherited->segment_fd},
         {.flags = UV_INHERIT_FD, .data.fd = inherited->bell_fd},
+        {.flags = UV_INHERIT_FD, .data.fd = descriptors},
     };
     uv_process_options_t options = {
         /* The same binary, also when the file has been replaced since. */
@@ -185,6 +188,15 @@ int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, const struct c
         free(process);
         return err;
     }
+    int descriptors[2];
+    int failed = cm_descriptor_pipe(descriptors);
+    if (failed) {
+        close(ends[0]);
+        close(ends[1]);
+        free(process);
+        return failed;
+    }
+    process->descriptors = descriptors[0];
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
     process->owner = owner;
     process->events = events;
@@ -198,14 +210,17 @@ int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, const struct c
                               CM_CHANNEL_MARK_BYTES, &channel_events, process);
     if (err) {
         close(ends[1]);
+        close(descriptors[0]);
+        close(descriptors[1]);
         free(process);
         return err;
     }
     uv_timer_init(loop, &process->grace);
     err = send_init(process, init);
     if (!err)
-        err = spawn_child(process, loop, init, inherited, ends[1]);
+        err = spawn_child(process, loop, init, inherited, ends[1], descriptors[1]);
     close(ends[1]);
+    close(descriptors[1]);
     process->child.data = process->grace.data = process;
     process->started_ms = cm_clock_ms();
     if (err)

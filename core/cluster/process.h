@@ -10,8 +10,9 @@
 #include "cluster/channel.h"
 #include "wire/control.h"
 
-/* The descriptors on which a process finds its end of the channel, the segment, and the master's bell. */
-enum { CM_PROCESS_FD = 3, CM_SEGMENT_FD, CM_BELL_FD };
+/* The descriptors on which a process finds its end of the channel, the segment, the master's bell, and its
+ * end of the pipe for descriptors (core/cluster/descriptor). */
+enum { CM_PROCESS_FD = 3, CM_SEGMENT_FD, CM_BELL_FD, CM_DESCRIPTORS_FD };
 
 struct cm_process;
 
@@ -34,6 +35,7 @@ struct cm_process {
     uv_process_t child;
     uv_timer_t grace;
     struct cm_channel channel;
+    int descriptors; /* the master's end of its pipe for them */
     int open_parts;
     uint32_t id;
     uint32_t slot;

@@ -38,6 +38,8 @@ struct storage {
     struct cm_list handles;    /* struct handle */
     struct cm_list waiting;    /* struct waiter: to have it open */
     struct cm_list unanswered; /* struct waiter: for its end */
+    struct cm_list syncing;    /* struct waiter: for the disk, in the order of their tickets */
+    uint64_t last_ticket;
     bool destroyed;
     bool due;        /* something in it has expired */
     uint64_t cursor; /* of the walk under way */
@@ -59,6 +61,7 @@ struct waiter {
     uint32_t process_id; /* the seat may be another one's by then */
     uint32_t request;
     uint8_t op;
+    uint64_t ticket; /* of a sync; 0: none */
 };
 
 /* --- answers --- */
@@ -353,18 +356,27 @@ static void keep_open(struct storage *storage, int code, const char *text) {
     }
 }
 
-/* A sync's ticket is who waits for it, or 0: the storage is on its way to be closed. */
+/* Who waits for the sync of that ticket. They are answered in their order, so it is among the first. */
+static struct waiter *syncing(const struct storage *storage, uint64_t ticket) {
+    CM_LIST_EACH(link, &storage->syncing) {
+        struct waiter *waiter = CM_LIST_ITEM(link, struct waiter, link);
+        if (waiter->ticket == ticket)
+            return waiter;
+    }
+    return NULL;
+}
+
+/* Without a ticket the storage is on its way to be closed. */
 static void on_synced(void *data, uint64_t ticket, int code, const char *text) {
     struct storage *storage = data;
     struct cm_storages *storages = storage->owner;
-    struct waiter *waiter = (struct waiter *)(uintptr_t)ticket;
-    if (!waiter) {
-        if (storage->state == FLUSHING && code)
-            keep_open(storage, code, text);
-        else if (storage->state == FLUSHING)
-            begin_clearing(storage);
+    struct waiter *waiter = syncing(storage, ticket);
+    if (!waiter && storage->state == FLUSHING && code)
+        keep_open(storage, code, text);
+    else if (!waiter && storage->state == FLUSHING)
+        begin_clearing(storage);
+    if (!waiter)
         return;
-    }
     bool closes = waiter->op == CM_OP_STORAGE_CLOSE && !code;
     struct handle *handle = closes && process_of(storages, waiter) ? handle_of(storage, waiter->seat) : NULL;
     answer(storages, waiter, code, code ? tell(storage, text) : NULL, (struct cm_bytes){0});
@@ -466,6 +478,7 @@ static struct storage *new_storage(struct cm_storages *storages, struct cm_bytes
     cm_list_init(&storage->handles);
     cm_list_init(&storage->waiting);
     cm_list_init(&storage->unanswered);
+    cm_list_init(&storage->syncing);
     if (storage->name && storage->folder)
         *err = open_file(storage);
     if (*err) {
@@ -580,16 +593,20 @@ static int begin_waiting(struct request *request, struct storage **storage, stru
     return *waiter ? 0 : refuse(request, CM_E_NOMEMORY, "this process waits for too much");
 }
 
+static int sync_for(struct storage *storage, struct waiter *waiter) {
+    waiter->ticket = ++storage->last_ticket;
+    cm_list_append(&storage->syncing, &waiter->link);
+    int err = cm_durable_sync(storage->durable, waiter->ticket);
+    if (err)
+        answer(storage->owner, waiter, err, NULL, (struct cm_bytes){0});
+    return 0;
+}
+
 static int do_sync(struct request *request) {
     struct storage *storage;
     struct waiter *waiter;
     int err = begin_waiting(request, &storage, &waiter);
-    if (!waiter)
-        return err;
-    err = cm_durable_sync(storage->durable, (uintptr_t)waiter);
-    if (err)
-        answer(request->storages, waiter, err, NULL, (struct cm_bytes){0});
-    return 0;
+    return waiter ? sync_for(storage, waiter) : err;
 }
 
 static int do_close(struct request *request) {
@@ -603,10 +620,7 @@ static int do_close(struct request *request) {
         flush(storage);
         return 0;
     }
-    err = cm_durable_sync(storage->durable, (uintptr_t)waiter);
-    if (err)
-        answer(request->storages, waiter, err, NULL, (struct cm_bytes){0});
-    return 0;
+    return sync_for(storage, waiter);
 }
 
 static int do_destroy(struct request *request) {

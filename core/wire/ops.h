@@ -28,24 +28,25 @@
  *   STORAGE_DESTROY request: id32                     reply: -
  *   LISTEN     request: flags8 name                   reply: -
  *   UNLISTEN   to the master: flags8 name             nobody in this process listens for it any more
- *   FORK       request: struct cm_script              reply: id32 slot32 pid32      process 0 only
- *   SHUTDOWN   request: -                             reply: -                      process 0 only
- *   ONLINE     to the master: -                       a worker's script runs; process 0's main task has ended
- *   FAILED     to the master: text                    the uncaught error this process is about to die of
- *   INIT       from the master: struct cm_init        what the process is and shall run; the first frame
- *   STOP       from the master: -                     leave gracefully
- *   PROCESS    from the master: struct cm_process_event   the process table changed
- *   CHANGED    from the master: cause8 version64 key has8 [value]   of what this process listens for
- *   SHORT      from the master: -                     memory is short: who is idle closes its open chunk
- * Reads travel as nothing, and of the writes only those that need the referee; see core/data/store.
+ *   BIND       request: host port32                   reply: id32; and a descriptor, see
+ * core/cluster/descriptor UNBIND     to the master: id32                    this process does not need that
+ * socket any more FORK       request: struct cm_script              reply: id32 slot32 pid32      process 0
+ * only SHUTDOWN   request: -                             reply: -                      process 0 only ONLINE
+ * to the master: -                       a worker's script runs; process 0's main task has ended FAILED to
+ * the master: text                    the uncaught error this process is about to die of INIT       from the
+ * master: struct cm_init        what the process is and shall run; the first frame STOP       from the
+ * master: -                     leave gracefully PROCESS    from the master: struct cm_process_event   the
+ * process table changed CHANGED    from the master: cause8 version64 key has8 [value]   of what this process
+ * listens for SHORT      from the master: -                     memory is short: who is idle closes its open
+ * chunk Reads travel as nothing, and of the writes only those that need the referee; see core/data/store.
  * key, value, path, delta and initial are a u32 length and the bytes; the last two are numbers as values.
  * `change` is flags8 (CM_CHANGE_...) version64 ttl64 fence, where the fence is an id or zeros. `id` is a
  * lock's: token64 slot32. A path is core/data/path's steps; a folder is an absolute path, or empty:
  * --storage-dir's; gc is in ms. The flags of a document's change are CM_CHANGE_IF_VERSION and, of a set,
  * CM_CHANGE_KEEP_TTL. A ttl and a lease are in ms, 0 for ever; so are a timeout, 0 for not at all and 2^64 -
  * 1 for ever, and an age, 2^64 - 1 for the cache's own. A task is 0 where there is none. A cause is one of
- * core/data/store's; a gap has no version and no value, and without a key means: anything. The structs are
- * core/wire/control's.
+ * core/data/store's. A host is an address in figures; with the port CM_BIND_UNIX, an absolute path. A gap has
+ * no version and no value, and without a key means: anything. The structs are core/wire/control's.
  */
 #define CM_OPS(XX)                           \
     XX(SET, 1, "set")                        \
@@ -64,6 +65,7 @@
     XX(LISTEN, 10, "listen")                 \
     XX(UNLISTEN, 34, "unlisten")             \
     XX(CHANGED, 52, "changed")               \
+    XX(BIND, 28, "cluster.bind")             \
     XX(FORK, 16, "fork")                     \
     XX(STORAGE_OPEN, 18, "Storage.new")      \
     XX(STORAGE_SET, 19, "store:set")         \
@@ -72,6 +74,7 @@
     XX(STORAGE_CLOSE, 22, "store:close")     \
     XX(STORAGE_DESTROY, 23, "store:destroy") \
     XX(SHUTDOWN, 17, "shutdown")             \
+    XX(UNBIND, 40, "unbind")                 \
     XX(ONLINE, 32, "online")                 \
     XX(FAILED, 33, "failed")                 \
     XX(INIT, 48, "init")                     \
@@ -106,6 +109,9 @@ enum {
 
 /* The flags of what is listened for: a key, or a prefix, which may be empty. */
 enum { CM_LISTEN_PREFIX = 1 };
+
+/* Instead of a port: what is bound is a path. */
+#define CM_BIND_UNIX UINT32_MAX
 
 /* The flags of a request for a lock. */
 enum { CM_LOCK_FAIR = 1 };

@@ -152,6 +152,45 @@ function cluster.fork(options, callback)
   return request.complete(callback, native.fork(args, env))
 end
 
+local function bind(host, port)
+  local sockets = require "clustermem.sockets"
+  local fd, id, code = sockets.bind("cluster.bind", host, port)
+  if not fd then return nil, id, code end
+  local uv = require "luv"
+  local handle = port and uv.new_tcp() or uv.new_pipe(false)
+  local ok, message
+  ok, message, code = handle:open(fd)
+  if ok then return handle end
+  handle:close()
+  sockets.close(id, fd)
+  return nil, message, code
+end
+
+--- Gives a socket to listen on, bound once by the master and shared by all processes that ask for the same address: who
+-- connects is served by one of them. (w) It stays bound while workers are started again or replaced, and until no
+-- process has had it for 15 seconds.
+-- @tparam string host a name or an address, `"0.0.0.0"` for all; or, without a port, the path of a unix socket. A path
+-- that was left behind by somebody who does not listen any more is taken over.
+-- @tparam[opt] integer port 0 to 65535; 0: a free one, the same for all who ask for 0 (`handle:getsockname().port`)
+-- @tparam[opt] function callback
+-- @return a luv handle, `uv_tcp_t` or `uv_pipe_t`, for `handle:listen(backlog, fn)`
+-- @return nil, message, code: an errno name (`EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`); `EAI_NONAME` for a host that is
+-- not known
+-- @raise on a port that is none
+-- @usage cluster.bind("127.0.0.1", 8080):listen(128, function(err) print(err or "somebody has come") end)
+function cluster.bind(host, port, callback)
+  port, callback = check.trailing("cluster.bind", port, callback)
+  check.type("cluster.bind", port and "the host" or "the path", host, "string")
+  if host == "" or host:find("\0", 1, true) then
+    error("cluster.bind: a host and a port are needed, or the path of a unix socket", 2)
+  end
+  if port ~= nil then
+    port = check.integer("cluster.bind", "the port", port, 0)
+    if port > 65535 then error(("cluster.bind: the port must be at most 65535, not %d"):format(port), 2) end
+  end
+  return scheduler.perform("cluster.bind", callback, bind, host, port)
+end
+
 --- Ends this process. Does not return. What it has issued goes out first; waiting tasks are given up, and `shutdown`
 -- listeners are not called. Works anywhere, in every process.
 -- @tparam[opt=0] integer code

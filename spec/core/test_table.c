@@ -1237,7 +1237,8 @@ static void a_split_between_choosing_the_group_and_listing_it_hides_no_key(void 
     struct cm_buf out = {0};
     uint64_t cursor = 0;
     do
-        assert_int_equal(cm_table_walk(&viewer.participant, CM_SPACE_KEYS, (struct cm_bytes){0}, &cursor, &out), 0);
+        assert_int_equal(
+            cm_table_walk(&viewer.participant, CM_SPACE_KEYS, (struct cm_bytes){0}, &cursor, &out), 0);
     while (cursor);
     untrap();
     memset(met, 0, sizeof met);
@@ -1333,7 +1334,8 @@ static const char *spectate(void *data) {
         uint64_t cursor = 0;
         spectator->listing.len = 0;
         do {
-            if (cm_table_walk(&spectator->participant, CM_SPACE_KEYS, (struct cm_bytes){0}, &cursor, &spectator->listing))
+            if (cm_table_walk(&spectator->participant, CM_SPACE_KEYS, (struct cm_bytes){0}, &cursor,
+                              &spectator->listing))
                 return "no walk";
         } while (cursor);
     } while (!atomic_load(spectator->over));
@@ -1561,7 +1563,8 @@ static void a_walk_lists_what_starts_with_the_prefix(void **state) {
         uint64_t cursor = 0;
         unsigned seen = 0, wanted = 0;
         do
-            assert_int_equal(cm_table_walk(&other, CM_SPACE_KEYS, cm_bytes_of(prefixes[p]), &cursor, &out), 0);
+            assert_int_equal(cm_table_walk(&other, CM_SPACE_KEYS, cm_bytes_of(prefixes[p]), &cursor, &out),
+                             0);
         while (cursor);
         for (size_t at = 0; at < out.len;) {
             const struct cm_listed *listed = (const struct cm_listed *)(const void *)(out.data + at);
