@@ -37,7 +37,7 @@ static void try_set(const struct input *input, uint64_t expires_ms) {
     struct cm_buf out = {0};
     struct cm_bytes found;
     int err = cm_document_set(input->body, input->steps, input->value, expires_ms, input->now_ms, &out);
-    if (check_result(input, &out, err) == 0) {
+    if (check_result(input, &out, err) == 0 && !input->well_formed) {
         err = find(input, cm_buf_view(&out), &found);
         MUST(err == (expires_ms && expires_ms <= input->now_ms ? CM_E_NOTFOUND : 0));
         MUST(err || (found.len == input->value.len && memcmp(found.data, input->value.data, found.len) == 0));
