@@ -166,7 +166,7 @@ static int parse_quoted(struct parser *parser) {
     if (err)
         return err;
     uint8_t *to = parser->steps->data + parser->steps->len - len;
-    for (size_t i = first; i < end && len < end - first; i++) {
+    for (size_t i = first; i < end; i++) {
         i += parser->text.data[i] == '\\';
         *to++ = parser->text.data[i];
     }

@@ -304,6 +304,25 @@ static void number_keys_are_compared_by_value(void **state) {
     assert_int_equal(find(BYTES("\x91\x07"), BYTES("\xc0"), 0, &value), CM_E_BADVALUE);
 }
 
+/* What can be no key ends the search; behind what was looked for it is not met. */
+static void a_search_ends_at_what_is_no_key(void **state) {
+    (void)state;
+    static const struct cm_bytes bodies[] = {
+        {(const uint8_t *)"\x82\x01\x07\xc0\x07", 5},
+        {(const uint8_t *)"\x82\x01\x07\x90\x07", 5},
+        {(const uint8_t *)"\x82\x01\x07" MARK("\x21") "\x02\x07", 15},
+    };
+    struct cm_bytes value;
+    for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
+        struct cm_buf out = {0};
+        assert_int_equal(find(bodies[i], BYTES("\x01"), NOW_MS, &value), 0);
+        assert_int_equal(find(bodies[i], BYTES("\x02"), NOW_MS, &value), CM_E_BADVALUE);
+        assert_int_equal(delete (bodies[i], BYTES("\x02"), NOW_MS, &out), CM_E_BADVALUE);
+        assert_int_equal(set(bodies[i], BYTES("\x02"), BYTES("\x07"), 0, NOW_MS, &out), CM_E_BADVALUE);
+        cm_buf_deinit(&out);
+    }
+}
+
 static void the_expired_is_absent_with_all_under_it(void **state) {
     (void)state;
     finds(BYTES(MARK("\x21") "\x05"), "", BYTES("\x05"));
@@ -984,6 +1003,7 @@ int main(void) {
         cmocka_unit_test(what_is_there_is_found),
         cmocka_unit_test(what_is_not_there_is_not_found),
         cmocka_unit_test(number_keys_are_compared_by_value),
+        cmocka_unit_test(a_search_ends_at_what_is_no_key),
         cmocka_unit_test(the_expired_is_absent_with_all_under_it),
         cmocka_unit_test(a_value_replaces_value_and_mark),
         cmocka_unit_test(tables_are_made_on_the_way),
