@@ -51,9 +51,7 @@ bool cm_item_integer(const struct cm_item *item, int64_t *integer);
 /* Whether two keys are the same one. */
 bool cm_item_same_key(const struct cm_item *one, const struct cm_item *other);
 
-/* --- a walk over all items of a value, in the order of their bytes, that accepts only what is well-formed
- * ---
- */
+/* --- a walk over all items of a value, in their order, that accepts only what is well-formed --- */
 
 struct cm_item_walk {
     struct cm_bytes rest;
@@ -72,8 +70,7 @@ void cm_item_walk_init(struct cm_item_walk *walk, struct cm_bytes bytes);
 /* Not when done. 0 or CM_E_BADVALUE: no value of the kinds there are, nested too deep, a key that can be
  * none, a mark where no value comes, or bytes behind the whole. */
 int cm_item_walk_next(struct cm_item_walk *walk, struct cm_item *item);
-/* Instead of next, where a value is to come or has been marked: passes over all of it, as cm_item_skip does.
- */
+/* Instead of next, where a value is to come or has been marked: passes over it, as cm_item_skip does. */
 int cm_item_walk_skip(struct cm_item_walk *walk);
 
 /* --- writing: each appends, in the shortest form; 0 or CM_E_NOMEMORY --- */
