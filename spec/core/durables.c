@@ -11,10 +11,15 @@
 
 #include "spec/core/test.h"
 
+enum { MOST_PATHS = 16, PATH_BYTES = 512 };
+
 static char folder[64];
+static char paths[MOST_PATHS][PATH_BYTES];
+static size_t path_count;
 
 int durables_make_folder(void **state) {
     (void)state;
+    path_count = 0;
     snprintf(folder, sizeof folder, "%s", "/tmp/clustermem-durable-XXXXXX");
     return mkdtemp(folder) ? 0 : -1;
 }
@@ -32,11 +37,15 @@ int durables_remove_folder(void **state) {
 }
 
 const char *durables_path(const char *name) {
-    static char paths[8][512];
-    static unsigned turn;
-    char *path = paths[turn++ % 8];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
+    char path[PATH_BYTES];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    size_t i = 0;
+    while (i < path_count && strcmp(paths[i], path) != 0)
+        i++;
+    assert_true(i < MOST_PATHS);
+    if (i == path_count)
+        memcpy(paths[path_count++], path, sizeof path);
+    return paths[i];
 }
 
 uint64_t durables_size(const char *path) {

@@ -11,7 +11,7 @@
 int durables_make_folder(void **state);
 int durables_remove_folder(void **state);
 
-/* The path of a name in the folder, valid until the eighth call after. */
+/* The path of a name in the folder, valid until the test ends. */
 const char *durables_path(const char *name);
 
 /* Of the file, which nobody writes at that time. */

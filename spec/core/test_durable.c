@@ -34,6 +34,9 @@ struct world {
     struct document documents[MOST_DOCUMENTS];
     uint64_t last_loaded;
     unsigned loads;
+    size_t turn_bytes; /* that this turn of the loop has brought */
+    unsigned turn_loads;
+    size_t most_turn_bytes; /* of turns with more than one document */
     unsigned writes;
     uint64_t written[8]; /* the first numbers that were asked for */
     int opens;
@@ -93,6 +96,9 @@ static int on_load(void *owner, uint64_t number, struct cm_bytes name, struct cm
     assert_true(number > world.last_loaded && number < MOST_DOCUMENTS);
     world.last_loaded = number;
     world.loads++;
+    world.turn_bytes += name.len + value.len;
+    if (++world.turn_loads > 1 && world.turn_bytes > world.most_turn_bytes)
+        world.most_turn_bytes = world.turn_bytes;
     world.documents[number] = check_value(number, name, value);
     if (world.during_load)
         world.during_load();
@@ -156,13 +162,18 @@ static void fresh_world(void) {
     assert_int_equal(uv_loop_init(&world.loop), 0);
 }
 
+static void turn(void) {
+    world.turn_bytes = world.turn_loads = 0;
+    uv_run(&world.loop, UV_RUN_NOWAIT);
+}
+
 /* Turns the loop until the condition holds. */
 #define RUN_UNTIL(condition)                                \
     do {                                                    \
         uint64_t deadline_ms = cm_clock_ms() + DEADLINE_MS; \
         while (!(condition)) {                              \
             assert_true(cm_clock_ms() < deadline_ms);       \
-            uv_run(&world.loop, UV_RUN_NOWAIT);             \
+            turn();                                         \
         }                                                   \
     } while (0)
 
@@ -226,7 +237,7 @@ static void many_documents_come_back_in_their_order(void **state) {
     assert_string_equal(cm_durable_filename(world.durable), path);
     assert_int_equal(world.loads, 0);
     for (uint64_t i = 1; i < MOST_DOCUMENTS; i++)
-        assert_int_equal(create(i % 1000 == 0 ? 300000 : (uint32_t)(i % 60)), i);
+        assert_int_equal(create(i % 5000 == 0 ? 300000 : (uint32_t)(i % 60)), i);
     sync_all();
     assert_int_equal(world.writes, MOST_DOCUMENTS - 1);
     for (uint64_t i = 1; i < MOST_DOCUMENTS; i += 7)
@@ -243,6 +254,7 @@ static void many_documents_come_back_in_their_order(void **state) {
         there += i % 7 != 1;
     }
     assert_int_equal(world.loads, there);
+    assert_true(world.most_turn_bytes > 200000 && world.most_turn_bytes <= 256 << 10);
     assert_int_equal(cm_durable_new_number(world.durable), MOST_DOCUMENTS);
     end(false);
 }
@@ -418,6 +430,61 @@ static void expect_failure(uint64_t ticket, int code) {
     assert_int_equal(sync_with(ticket), code);
     assert_non_null(strstr(world.sync_text, cm_durable_filename(world.durable)));
     assert_non_null(strstr(world.sync_text, cm_error_text(code)));
+}
+
+/* How many of the lines that have been logged to the file have the word. */
+static int count_lines(const char *log, const char *word) {
+    char line[CM_DURABLE_TEXT_BYTES];
+    int count = 0;
+    FILE *lines = fopen(log, "re");
+    assert_non_null(lines);
+    while (fgets(line, sizeof line, lines))
+        count += strstr(line, word) != NULL;
+    fclose(lines);
+    return count;
+}
+
+/* Sends standard error to the file, and back where it came from. */
+static int log_to(const char *log) {
+    int before = dup(STDERR_FILENO);
+    int fd = open(log, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    assert_true(before >= 0 && fd >= 0);
+    assert_int_equal(dup2(fd, STDERR_FILENO), STDERR_FILENO);
+    close(fd);
+    cm_log_set_level(CM_LOG_INFO);
+    return before;
+}
+
+static void log_back(int before) {
+    cm_log_set_level(CM_LOG_ERROR);
+    assert_int_equal(dup2(before, STDERR_FILENO), STDERR_FILENO);
+    close(before);
+}
+
+static void a_change_of_the_disks_health_is_one_line(void **state) {
+    (void)state;
+    const char *log = durables_path("log");
+    start(durables_path("health.db"));
+    int standard_error = log_to(log);
+    for (int i = 1; i <= 2; i++) {
+        limit_files(4096);
+        create(10);
+        for (int j = 0; j < 3; j++)
+            expect_failure(1, -EFBIG);
+        limit_files(RLIM_INFINITY);
+        uint64_t failed_ms = cm_clock_ms();
+        unsigned writes = world.writes;
+        RUN_UNTIL(world.writes > writes);
+        assert_true(cm_clock_ms() - failed_ms >= 500);
+        sync_all();
+        sync_all();
+        assert_int_equal(count_lines(log, "warn "), i);
+        assert_int_equal(count_lines(log, "health.db: File too large; it is tried again"), i);
+        assert_int_equal(count_lines(log, "info "), i);
+        assert_int_equal(count_lines(log, "health.db is written again"), i);
+    }
+    log_back(standard_error);
+    end(false);
 }
 
 static void a_full_disk_loses_nothing(void **state) {
@@ -656,7 +723,7 @@ static void random_operations_match_an_array(void **state) {
                 drop(number);
             break;
         case 8:
-            uv_run(&world.loop, UV_RUN_NOWAIT);
+            turn();
             break;
         case 9:
             if (random_below(&random, 5) == 0)
@@ -827,6 +894,7 @@ int main(void) {
         TEST(what_changes_while_it_is_written_is_written_again),
         TEST(what_comes_and_goes_is_never_written),
         TEST(a_full_disk_loses_nothing),
+        TEST(a_change_of_the_disks_health_is_one_line),
         TEST(what_cannot_be_had_is_asked_for_again),
         TEST(a_file_that_cannot_be_opened_is_said_so),
         TEST(the_owner_may_refuse_a_document),

@@ -17,10 +17,11 @@
 #include "cluster/durable.h"
 #include "cluster/durable_record.h"
 #include "spec/core/alloc_failure.h"
+#include "spec/core/disk_failure.h"
 #include "spec/core/durables.h"
 #include "spec/core/test.h"
 
-enum { DOCUMENTS = 300, VALUE_BYTES = 5000 };
+enum { DOCUMENTS = 300, MORE_DOCUMENTS = 2300, VALUE_BYTES = 5000 };
 static const uint64_t PAGE_BYTES = 4096;
 static const uint64_t NOBODY = 65534;
 
@@ -52,14 +53,21 @@ static int write_batch(struct cm_buf *batch, uint64_t next_number) {
     return err;
 }
 
-/* A file with many documents, some of them of several pages. */
+/* Writes the documents up to that number, some of them of several pages. */
+static int write_up_to(uint64_t last, bool *perhaps) {
+    struct cm_buf batch = {0};
+    for (uint64_t i = 1; i <= last; i++)
+        add(&batch, i, i % 10 ? i : VALUE_BYTES);
+    int err = cm_durable_file_write(&file, cm_buf_view(&batch), last + 1, perhaps, text);
+    cm_buf_deinit(&batch);
+    return err;
+}
+
 static const char *make_file(const char *name) {
     const char *path = durables_path(name);
+    bool perhaps;
     assert_int_equal(open_writable(path), 0);
-    struct cm_buf batch = {0};
-    for (uint64_t i = 1; i <= DOCUMENTS; i++)
-        add(&batch, i, i % 10 ? i : VALUE_BYTES);
-    assert_int_equal(write_batch(&batch, DOCUMENTS + 1), 0);
+    assert_int_equal(write_up_to(DOCUMENTS, &perhaps), 0);
     close_file();
     return path;
 }
@@ -570,6 +578,127 @@ static void a_failed_batch_leaves_the_file_as_it_was(void **state) {
     assert_int_equal(visits.count, DOCUMENTS + 1);
 }
 
+/* The file has all documents of before the batch, or all of after it. */
+static void expect_whole(const char *path, bool before, bool after) {
+    struct visits visits;
+    if (read_file(path, &visits))
+        fail_msg("%s", text);
+    assert_true((before && visits.count == DOCUMENTS) || (after && visits.count == MORE_DOCUMENTS));
+}
+
+/* Lets each call in turn fail that changes the file, in a batch for which it grows twice. */
+static void fail_each_call(const char *path, struct cm_bytes start, enum disk_failure kind, bool all,
+                           bool again) {
+    size_t failed = 1;
+    for (size_t nth = 1; failed; nth++) {
+        bool perhaps = false;
+        durables_store(path, start.data, start.len);
+        assert_int_equal(open_writable(path), 0);
+        disk_failure_arm(kind, nth, all);
+        int err = write_up_to(MORE_DOCUMENTS, &perhaps);
+        failed = disk_failure_arm(DISK_FAILS, 0, false);
+        assert_int_equal(err, failed ? -EIO : 0);
+        assert_true(failed || nth > 10);
+        if (failed)
+            assert_non_null(strstr(text, path));
+        if (again)
+            assert_int_equal(write_up_to(MORE_DOCUMENTS, &perhaps), 0);
+        close_file();
+        expect_whole(path, failed && !again, !failed || again || perhaps);
+    }
+}
+
+static void a_failing_disk_leaves_the_file_whole(void **state) {
+    (void)state;
+    const char *path = make_file("disk.db");
+    size_t len;
+    uint8_t *start = durables_load(path, &len);
+    for (int again = 0; again <= 1; again++)
+        for (int all = 0; all <= 1; all++)
+            for (int kind = DISK_FAILS; kind <= DISK_WRITES_HALF; kind++)
+                fail_each_call(path, (struct cm_bytes){start, len}, (enum disk_failure)kind, all, again);
+    free(start);
+}
+
+/* A new one is there whole, or it is not there. */
+static void a_failing_disk_makes_no_half_file(void **state) {
+    (void)state;
+    const char *path = durables_path("new.db");
+    for (int kind = DISK_FAILS; kind <= DISK_WRITES_HALF; kind++) {
+        size_t failed = 1;
+        for (size_t nth = 1; failed; nth++) {
+            struct visits visits;
+            unlink(path);
+            disk_failure_arm((enum disk_failure)kind, nth, false);
+            int err = open_writable(path);
+            failed = disk_failure_arm(DISK_FAILS, 0, false);
+            assert_true(failed ? err == -EIO || err == -ENOSPC : err == 0 && nth > 5);
+            if (!err)
+                close_file();
+            assert_true(read_file(path, &visits) == (access(path, F_OK) ? -ENOENT : 0));
+            assert_int_equal(access(durables_path("new.db.new"), F_OK), -1);
+        }
+    }
+}
+
+/* Opens the file and writes the batch in a child that is killed at the nth call. Whether it was. */
+static bool die_at(const char *path, enum disk_failure kind, size_t nth) {
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        bool perhaps;
+        disk_failure_arm(kind, nth, false);
+        _exit(open_writable(path) || write_up_to(MORE_DOCUMENTS, &perhaps));
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (WIFSIGNALED(status))
+        assert_int_equal(WTERMSIG(status), SIGKILL);
+    else
+        assert_int_equal(status, 0);
+    return WIFSIGNALED(status);
+}
+
+/* The file can be opened, has all or nothing, and can be written. */
+static void go_on_after_death(const char *path, bool died) {
+    bool perhaps;
+    struct visits visits;
+    assert_int_equal(open_writable(path), 0);
+    close_file();
+    assert_int_equal(read_file(path, &visits), 0);
+    assert_true((died && (visits.count == 0 || visits.count == DOCUMENTS)) || visits.count == MORE_DOCUMENTS);
+    assert_int_equal(open_writable(path), 0);
+    assert_int_equal(write_up_to(MORE_DOCUMENTS, &perhaps), 0);
+    close_file();
+    expect_whole(path, false, true);
+}
+
+/* From a file that is there, and from none. */
+static void a_file_outlives_a_crash_at_each_call(void **state) {
+    (void)state;
+    const char *path = make_file("dies.db");
+    size_t len;
+    uint8_t *start = durables_load(path, &len);
+    for (int kind = DISK_KILLS; kind <= DISK_KILLS_HALF; kind++) {
+        for (int there = 0; there <= 1; there++) {
+            bool died = true;
+            for (size_t nth = 1; died; nth++) {
+                if (there)
+                    durables_store(path, start, len);
+                else
+                    unlink(path);
+                died = die_at(path, (enum disk_failure)kind, nth);
+                assert_true(died || nth > 10);
+                if (there)
+                    expect_whole(path, died, true);
+                go_on_after_death(path, died);
+                assert_int_equal(access(durables_path("dies.db.new"), F_OK), -1);
+            }
+        }
+    }
+    free(start);
+}
+
 static int read_without_memory(void *data) {
     struct visits visits;
     int err = read_file(data, &visits);
@@ -600,6 +729,9 @@ int main(void) {
         TEST(the_reader_shares_with_readers_alone),
         TEST(the_lock_ends_with_the_file),
         TEST(a_failed_batch_leaves_the_file_as_it_was),
+        TEST(a_failing_disk_leaves_the_file_whole),
+        TEST(a_failing_disk_makes_no_half_file),
+        TEST(a_file_outlives_a_crash_at_each_call),
         TEST(without_memory_the_reader_says_so),
     };
     signal(SIGXFSZ, SIG_IGN); /* as in the master */
