@@ -46,11 +46,16 @@ static bool writes_half(void) {
     return armed == DISK_WRITES_HALF || armed == DISK_KILLS_HALF;
 }
 
+/* A disk that goes on failing has done only the first late. */
+static bool is_done(void) {
+    return (armed == DISK_FAILS_LATE && failures == 1) || writes_half();
+}
+
 /* What is no writing. */
 static int change(long number, long first, long second) {
     bool fails = happens();
     long result = 0;
-    if (!fails || armed == DISK_FAILS_LATE || armed == DISK_KILLS_HALF)
+    if (!fails || (is_done() && armed != DISK_WRITES_HALF))
         result = syscall(number, first, second);
     return (int)(fails ? turn_out(result, false) : result);
 }
@@ -61,7 +66,7 @@ static int change(long number, long first, long second) {
 ssize_t pwrite(int fd, const void *bytes, size_t len, off_t at) {
     if (!happens())
         return syscall(SYS_pwrite64, fd, bytes, len, at);
-    if (armed == DISK_FAILS)
+    if (!is_done())
         return turn_out(0, false);
     return turn_out(syscall(SYS_pwrite64, fd, bytes, writes_half() ? len / 2 : len, at), true);
 }
@@ -69,7 +74,7 @@ ssize_t pwrite(int fd, const void *bytes, size_t len, off_t at) {
 ssize_t writev(int fd, const struct iovec *parts, int count) {
     if (!happens())
         return syscall(SYS_writev, fd, parts, count);
-    if (armed == DISK_FAILS)
+    if (!is_done())
         return turn_out(0, false);
     return turn_out(syscall(SYS_writev, fd, parts, writes_half() && count > 1 ? count / 2 : count),
                     count > 1);

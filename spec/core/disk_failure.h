@@ -1,5 +1,5 @@
 /* Lets what changes files fail on purpose: pwrite, writev, ftruncate, fsync, fdatasync and rename of the
- * whole program, shared libraries included. One thread. */
+ * whole program, shared libraries included. One thread at a time. */
 #ifndef CM_SPEC_CORE_DISK_FAILURE_H
 #define CM_SPEC_CORE_DISK_FAILURE_H
 
@@ -8,7 +8,7 @@
 
 enum disk_failure {
     DISK_FAILS,       /* EIO, and nothing is done */
-    DISK_FAILS_LATE,  /* EIO, and it is done all the same */
+    DISK_FAILS_LATE,  /* EIO, and the first is done all the same */
     DISK_WRITES_HALF, /* and says so; what is no writing fails */
     DISK_KILLS,       /* SIGKILL, before it is done */
     DISK_KILLS_HALF,  /* SIGKILL, when half of it is written, or all else done */

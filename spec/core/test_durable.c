@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "spec/core/alloc_failure.h"
+#include "spec/core/disk_failure.h"
 #include "spec/core/durables.h"
 #include "spec/core/test.h"
 
@@ -406,6 +407,17 @@ static void what_comes_and_goes_is_never_written(void **state) {
     RUN_UNTIL(world.writes == 1);
     drop(number);
     sync_all();
+    /* Nor when it has changed meanwhile, and goes before that is written. */
+    number = create(10);
+    unsigned writes = world.writes;
+    assert_int_equal(cm_durable_sync(world.durable, 1), 0);
+    RUN_UNTIL(world.writes > writes);
+    change(number);
+    world.synced[1] = NO_ANSWER;
+    RUN_UNTIL(world.synced[1] != NO_ANSWER);
+    assert_int_equal(world.writes, writes + 1);
+    drop(number);
+    sync_all();
     /* The owner has not got it any more, and did not say so. */
     number = create(10);
     sync_all();
@@ -524,6 +536,35 @@ static void a_full_disk_loses_nothing(void **state) {
     assert_int_equal(world.documents[kept].version, 3);
     assert_int_equal(world.documents[dropped].version, 0);
     end(false);
+}
+
+/* A transaction of which nobody knows whether it is on disk: what goes then must be removed all the same. */
+static void what_may_be_in_the_file_is_removed(void **state) {
+    (void)state;
+    const char *path = durables_path("perhaps.db");
+    int in_the_file = 0;
+    size_t failed = 1;
+    for (size_t nth = 1; failed; nth++) {
+        unlink(path);
+        start(path);
+        create(10);
+        sync_all();
+        uint64_t number = create(100000);
+        disk_failure_arm(DISK_FAILS_LATE, nth, true);
+        int code = sync_with(1);
+        failed = disk_failure_arm(DISK_FAILS, 0, false);
+        assert_int_equal(code, failed ? -EIO : 0);
+        in_the_file += failed && durables_last_transaction(path) == 3;
+        unsigned writes = world.writes;
+        drop(number);
+        sync_all();
+        assert_int_equal(world.writes, writes); /* for what is gone nobody is asked */
+        end(false);
+        start(path);
+        assert_int_equal(world.loads, 1);
+        end(false);
+    }
+    assert_true(in_the_file > 0);
 }
 
 /* A document of which the owner has no value just now keeps no other one back. */
@@ -894,6 +935,7 @@ int main(void) {
         TEST(what_changes_while_it_is_written_is_written_again),
         TEST(what_comes_and_goes_is_never_written),
         TEST(a_full_disk_loses_nothing),
+        TEST(what_may_be_in_the_file_is_removed),
         TEST(a_change_of_the_disks_health_is_one_line),
         TEST(what_cannot_be_had_is_asked_for_again),
         TEST(a_file_that_cannot_be_opened_is_said_so),

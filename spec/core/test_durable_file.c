@@ -10,6 +10,7 @@
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -498,6 +499,50 @@ static void the_reader_shares_with_readers_alone(void **state) {
     assert_int_equal(strlen(text), 3);
 }
 
+/* What somebody else does between opening and locking; NULL: nothing. */
+static void (*before_lock)(void);
+
+/* NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name): libc's names are its own business */
+int flock(int fd, int operation) {
+    void (*act)(void) = before_lock;
+    before_lock = NULL;
+    if (act)
+        act();
+    return (int)syscall(SYS_flock, fd, operation);
+}
+
+static void replace_it(void) {
+    assert_int_equal(rename(durables_path("other.db"), durables_path("race.db")), 0);
+}
+
+static void remove_it(void) {
+    assert_int_equal(unlink(durables_path("race.db")), 0);
+}
+
+/* The lock is worth nothing on a file that is not there any more. */
+static void what_is_locked_is_what_the_name_leads_to(void **state) {
+    (void)state;
+    const char *path = make_file("race.db");
+    struct visits visits;
+    assert_int_equal(open_writable(durables_path("other.db")), 0);
+    close_file();
+    before_lock = replace_it;
+    assert_int_equal(open_writable(path), 0);
+    assert_null(before_lock);
+    assert_int_equal(file.next_number, 1);
+    assert_int_equal(read_file(path, &visits), CM_E_BUSY);
+    close_file();
+    unlink(path);
+    make_file("race.db");
+    before_lock = remove_it;
+    assert_int_equal(open_writable(path), 0);
+    assert_int_equal(file.next_number, 1);
+    assert_int_equal(read_file(path, &visits), CM_E_BUSY);
+    close_file();
+    before_lock = remove_it;
+    assert_int_equal(read_file(path, &visits), -ENOENT);
+}
+
 /* A child without the lock, between fork and exec, keeps nobody out; and nothing of the file survives exec.
  */
 static void the_lock_ends_with_the_file(void **state) {
@@ -726,6 +771,7 @@ int main(void) {
         TEST(a_crash_while_it_grows_does_no_harm),
         TEST(a_damaged_head_is_refused),
         TEST(the_reader_shares_with_readers_alone),
+        TEST(what_is_locked_is_what_the_name_leads_to),
         TEST(the_lock_ends_with_the_file),
         TEST(a_failed_batch_leaves_the_file_as_it_was),
         TEST(a_failing_disk_leaves_the_file_whole),
