@@ -85,6 +85,9 @@ int cm_durable_mark(struct cm_durable *durable, uint64_t number, struct cm_bytes
                     bool gone) {
     if (durable->closing)
         return CM_E_CLOSED;
+    /* Written, it would be found damaged when the file is opened again. */
+    if (number == 0 || number >= durable->next_number || name.len == 0 || name.len > CM_DURABLE_MAX_NAME)
+        return CM_E_BADVALUE;
     int err = cm_durable_marks_add(&durable->marks, number, name, fresh, gone, uv_now(durable->loop));
     if (!err && durable->state == OPEN && !uv_is_active((uv_handle_t *)&durable->later))
         uv_timer_start(&durable->later, on_later, BATCH_MS, 0);

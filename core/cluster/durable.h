@@ -60,8 +60,8 @@ uint64_t cm_durable_new_number(struct cm_durable *durable);
 /* The document has changed, and is to be written. name: of 1 to CM_DURABLE_MAX_NAME bytes, the same in each
  * call for the number; copied. fresh: the first mark of a new number, of which the file knows nothing yet.
  * gone: it is there no more; one that the file does not have is forgotten at once. After a gone one its
- * number is not marked again. 0; CM_E_NOMEMORY: nothing has been noted; CM_E_CLOSED after cm_durable_close.
- */
+ * number is not marked again. 0; CM_E_NOMEMORY: nothing has been noted; CM_E_BADVALUE: a number that was
+ * never given, or a name of another length; CM_E_CLOSED after cm_durable_close. */
 int cm_durable_mark(struct cm_durable *durable, uint64_t number, struct cm_bytes name, bool fresh, bool gone);
 
 /* Answers with on_synced in a later turn: when everything that has been marked before is on disk, or as soon

@@ -304,6 +304,26 @@ static void what_is_marked_in_a_turn_is_one_transaction(void **state) {
     assert_int_equal(durables_last_transaction(path), before + 1 + 3);
 }
 
+static void what_the_file_could_not_give_back_is_not_marked(void **state) {
+    (void)state;
+    static uint8_t longest[CM_DURABLE_MAX_NAME + 1];
+    struct cm_bytes name = {longest, sizeof longest};
+    start(durables_path("bad.db"));
+    uint64_t number = cm_durable_new_number(world.durable);
+    assert_int_equal(cm_durable_mark(world.durable, number, name, true, false), CM_E_BADVALUE);
+    name.len = 0;
+    assert_int_equal(cm_durable_mark(world.durable, number, name, true, false), CM_E_BADVALUE);
+    name.len = 1;
+    assert_int_equal(cm_durable_mark(world.durable, 0, name, true, false), CM_E_BADVALUE);
+    assert_int_equal(cm_durable_mark(world.durable, number + 1, name, true, false), CM_E_BADVALUE);
+    name.len = CM_DURABLE_MAX_NAME;
+    assert_int_equal(cm_durable_mark(world.durable, number, name, true, false), 0);
+    assert_int_equal(cm_durable_mark(world.durable, number, name, true, true), 0);
+    sync_all();
+    assert_int_equal(world.writes, 0);
+    end(false);
+}
+
 /* Without anybody who waits. */
 static void marks_are_written_by_themselves(void **state) {
     (void)state;
@@ -393,7 +413,7 @@ static void what_comes_and_goes_is_never_written(void **state) {
     size_t alive = alloc_failure_alive();
     for (int i = 0; i < 1000; i++)
         drop(create(10));
-    mark(1001, true, true); /* nobody has ever heard of it */
+    mark(cm_durable_new_number(world.durable), true, true); /* nobody has ever heard of it */
     assert_int_equal(alloc_failure_alive(), alive);
     sync_all();
     assert_int_equal(world.writes, 0);
@@ -929,6 +949,7 @@ int main(void) {
         TEST(many_documents_come_back_in_their_order),
         TEST(numbers_are_never_used_again),
         TEST(what_is_marked_in_a_turn_is_one_transaction),
+        TEST(what_the_file_could_not_give_back_is_not_marked),
         TEST(marks_are_written_by_themselves),
         TEST(what_is_not_being_written_is_lost_at_close),
         TEST(a_sync_answers_in_a_later_turn_and_each_once),
