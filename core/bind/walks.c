@@ -11,6 +11,9 @@
 enum {
     KEEP_BYTES = 1 << 20, /* of the buffer, between two calls */
     SLICE_STEPS = 2000,   /* between two turns of the loop */
+    /* After which a slice ends: more at once, and those who listen would fall behind. */
+    ASKED_MOST = 256,
+    ASKED_MOST_BYTES = 256 << 10,
 };
 
 static struct cm_bytes to_prefix(lua_State *L) {
@@ -132,7 +135,7 @@ struct clearing {
 
 static int ask_key(void *data, struct cm_bytes key) {
     struct clearing *clearing = data;
-    return list_key(&clearing->asked, key);
+    return list_key(&clearing->asked, key) || clearing->asked.keys->len >= ASKED_MOST_BYTES;
 }
 
 static bool spare_key(void *data, struct cm_bytes key) {
@@ -152,7 +155,7 @@ static int native_clear(lua_State *L) {
     /* Not the scratch buffer: looking up what is spared may run finalizers, which may use that. */
     struct cm_buf asked = {0};
     struct clearing clearing = {
-        .L = L, .mark = luaL_checkinteger(L, 3), .asked = {.keys = &asked, .limit = UINT64_MAX}};
+        .L = L, .mark = luaL_checkinteger(L, 3), .asked = {.keys = &asked, .limit = ASKED_MOST}};
     lua_rawgeti(L, LUA_REGISTRYINDEX, vm->spared);
     clearing.spared = lua_gettop(L);
     /* Nothing was written since: nothing to look up. */

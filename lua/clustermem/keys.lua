@@ -290,9 +290,24 @@ local function sum(slice, prefix, mark, finish)
   end
 end
 
--- Has the master remove keys that somebody listens for; those that somebody else removes meanwhile count too.
+-- Has the master remove keys that somebody listens for; those that somebody else removes meanwhile count too. All are
+-- issued before any is waited for: so what this process sets meanwhile comes behind them.
 local function removeWatched(names)
-  for _, name in ipairs(names) do request.complete(nil, native.remove(name, CLEARED)) end
+  local task, left, waits = scheduler.current(), #names, false
+  local function done()
+    left = left - 1
+    if left == 0 and waits then scheduler.wake(task) end
+  end
+  for _, name in ipairs(names) do
+    local id = native.remove(name, CLEARED)
+    -- Where it is true, nobody listens any more, and it has been removed here.
+    request.onReply(done, id ~= true and id)
+    native.throttle()
+  end
+  if left > 0 then
+    waits = true
+    scheduler.wait()
+  end
   return #names
 end
 
@@ -322,7 +337,8 @@ function keys.count(prefix, callback)
 end
 
 --- Removes the entries that are there when it is called. (w) What this process sets meanwhile stays; what another one
--- does may go too.
+-- does may go too. Of more than a thousand keys, who listens for all of them may be told gaps, as of any changes that
+-- come fast.
 -- @tparam[opt=""] string prefix of their keys
 -- @tparam[opt] function callback
 -- @treturn integer how many there were
