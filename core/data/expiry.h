@@ -11,7 +11,8 @@ struct cm_lru;
 struct cm_sweep {
     struct cm_lru *lru;           /* has the entries of the cache removed; NULL: they are passed over */
     const struct cm_store *store; /* whose listeners are told; NULL: nobody is */
-    /* Something in a document is over; once. NULL: nobody wants to know. */
+    /* Something in a document is over: told once when it falls due, and until it is purged perhaps again,
+     * when something near it does. NULL: nobody wants to know. */
     void (*on_document)(void *data, struct cm_bytes key);
     void *data;
     uint8_t key[(CM_KEY_MAX_BYTES + 8) & ~7]; /* of the entry at hand: there is no allocating in a section */
