@@ -5,7 +5,8 @@ local clusters = require "clusters"
 local raw = [[
   local ops = {
     set = 1, remove = 2, increment = 3, setMany = 4, expire = 5, lock = 6, unlock = 7, renew = 8, info = 9,
-    fork = 16, shutdown = 17, online = 32, failed = 33, init = 48, stop = 49,
+    fork = 16, shutdown = 17, storageOpen = 18, storageSet = 19, storageDelete = 20, storageSync = 21,
+    storageClose = 22, storageDestroy = 23, online = 32, failed = 33, init = 48, stop = 49,
   }
   local function frame(op, payload, id, flags, zero, length)
     payload = payload or ""
@@ -26,6 +27,17 @@ local raw = [[
   -- Requests of locks: a lockId, and what is behind the key of a getLock.
   local function lockId(token, slot) return string.pack("<I8I4", token, slot) end
   local function asked(flags, timeout, lease) return string.pack("<I8BI8I8", 1, flags, timeout, lease) end
+  -- Requests of storages: to open one; what sets or deletes in the one that is number 1; what has a number only.
+  local function open(name, folder, gc)
+    return frame("storageOpen", string.pack("<s4s4I8", name, folder or "", gc or 0))
+  end
+  local function put(path, value, ttl, flags, id)
+    return frame("storageSet", string.pack("<I4s4s4I8BI8", id or 1, path, value, ttl or 0, flags or 0, 0))
+  end
+  local function drop(path, flags, id)
+    return frame("storageDelete", string.pack("<I4s4BI8", id or 1, path, flags or 0, 0))
+  end
+  local function number(op, id) return frame(op, string.pack("<I4", id or 1)) end
 ]]
 
 -- Waits for what is sent last to be there. The loop must not turn: it would meet replies that nobody has asked for.
@@ -42,7 +54,7 @@ describe("bytes that are no frame", function()
   after_each(clusters.finish)
 
   -- Worker 1 sends them once; the cluster must kill it, say so, start it again, and work on.
-  local function kill(expression)
+  local function kill(expression, before)
     local c = clusters.start {
       workers = 2,
       app = raw .. ([[
@@ -60,6 +72,7 @@ describe("bytes that are no frame", function()
         if not memory.get("sent") then
           memory.set("sent", cluster.worker.id)
           while not memory.get("turn") do task.sleep(1) end
+          %s
           send(%s)
           task.sleep(60000)
           print("survived")
@@ -67,7 +80,7 @@ describe("bytes that are no frame", function()
         assert(memory.get("sent") ~= cluster.worker.id)
         memory.set("stop", true)
         print("started again")
-      ]]):format(expression),
+      ]]):format(before or "", expression),
     }
     c:waitExit()
     assert.equal(0, c.code, c.err)
@@ -131,6 +144,64 @@ describe("bytes that are no frame", function()
 
   for _, case in ipairs(cases) do
     it(("get their sender killed and nobody else: %s"):format(case[1]), function() kill(case[2]) end)
+  end
+
+  local storages = {
+    { "no name", 'open("")' },
+    { "a name with a slash", 'open("a/b")' },
+    { "a name with a dot first", 'open(".s")' },
+    { "the folder above as a name", 'open("..")' },
+    { "a name with a NUL", 'open("s\\0")' },
+    { "a name of 129 bytes", 'open(("s"):rep(129))' },
+    { "a relative folder", 'open("other", "folder")' },
+    { "a folder with a NUL", 'open("other", "/tmp\\0/x")' },
+    { "a folder of 4,096 bytes", 'open("other", "/" .. ("f"):rep(4095))' },
+    { "a gcInterval over the greatest", 'open("other", "", (1 << 53) + 1)' },
+    { "a Storage.new that ends before its gcInterval", 'frame("storageOpen", key "other" .. key "" .. "\\0\\0\\0")' },
+    { "a folder that ends outside the payload", 'frame("storageOpen", key "other" .. "\\255\\255\\255\\255/tmp")' },
+    { "something behind a Storage.new's end", 'frame("storageOpen", key "other" .. key "" .. ttl .. "x")' },
+    { "a Storage.new as a notice", 'frame("storageOpen", key "other" .. key "" .. ttl, 0)' },
+    { "an empty path", 'put("", "\\1")' },
+    { "a path that begins with an index", 'put("\\1", "\\1")' },
+    { "a path with an empty name", 'put("\\xA0", "\\1")' },
+    { "a path that is cut", 'put("\\xA5doc", "\\1")' },
+    { "a path with a table as a step", 'put("\\xA1d\\x80", "\\1")' },
+    { "a path with nil as a step", 'put("\\xA1d\\xC0", "\\1")' },
+    { "a path with a NaN as a step", 'put("\\xA1d\\xCB\\x7F\\xF8" .. ("\\0"):rep(6), "\\1")' },
+    { "a path of 129 steps", 'put("\\xA1d" .. ("\\xA1x"):rep(128), "\\1")' },
+    { "a path over the longest", 'put("\\xA1d\\xDB" .. string.pack(">s4", ("x"):rep(1 << 20)), "\\1")' },
+    { "a document's name over 65,531 bytes", 'put("\\xDA" .. string.pack(">s2", ("x"):rep(65532)), "\\1")' },
+    { "no value", 'put("\\xA1d", "")' },
+    { "a value that is none", 'put("\\xA1d", "\\xC1")' },
+    { "a value that is cut", 'put("\\xA1d", "\\x92\\1")' },
+    { "a value with something behind it", 'put("\\xA1d", "\\1\\1")' },
+    { "a value that claims four billion elements", 'put("\\xA1d", "\\xDD\\xFF\\xFF\\xFF\\xFF")' },
+    { "a value with a mark", 'put("\\xA1d", "\\xD7\\1\\0\\0\\0\\0\\0\\0\\0\\1\\1")' },
+    { "a value with a mark inside", 'put("\\xA1d", "\\x91\\xD7\\1\\0\\0\\0\\0\\0\\0\\0\\1\\1")' },
+    { "a value with a mark of no time", 'put("\\xA1d", "\\xD7\\1" .. ("\\0"):rep(8) .. "\\1")' },
+    { "a value deeper than 128", 'put("\\xA1d", ("\\x91"):rep(129) .. "\\1")' },
+    { "a value deeper than any stack", 'put("\\xA1d", ("\\x91"):rep(1 << 20) .. "\\1")' },
+    { "a ttl over the greatest", 'put("\\xA1d", "\\1", (1 << 53) + 1)' },
+    { "a set with flags of keys", 'put("\\xA1d", "\\1", 0, 1)' },
+    { "a set with an unknown flag", 'put("\\xA1d", "\\1", 0, 128)' },
+    { "a set without its version", 'frame("storageSet", string.pack("<I4s4s4I8B", 1, "\\xA1d", "\\1", 0, 0))' },
+    { "something behind a set's end", 'frame("storageSet", put("\\xA1d", "\\1"):sub(13) .. "x")' },
+    { "a delete with a set's flag", 'drop("\\xA1d", 8)' },
+    { "a delete of a path that is none", 'drop("\\xA1d\\xC3")' },
+    { "a delete without its version", 'frame("storageDelete", string.pack("<I4s4B", 1, "\\xA1d", 0))' },
+    { "something behind a delete's end", 'frame("storageDelete", drop("\\xA1d"):sub(13) .. "x")' },
+    { "half a number to sync", 'frame("storageSync", "\\1\\0")' },
+    { "something behind a sync's end", 'frame("storageSync", "\\1\\0\\0\\0\\0")' },
+    { "a close without a number", 'frame("storageClose")' },
+    { "something behind a close's end", 'frame("storageClose", "\\1\\0\\0\\0\\0")' },
+    { "a destroy without a number", 'frame("storageDestroy")' },
+    { "something behind a destroy's end", 'frame("storageDestroy", "\\1\\0\\0\\0\\0")' },
+  }
+
+  -- The storage is open, so that it is the bytes that are refused.
+  local opened = 'assert(require("clustermem.storage").new("s"))'
+  for _, case in ipairs(storages) do
+    it(("about a storage get their sender killed: %s"):format(case[1]), function() kill(case[2], opened) end)
   end
 end)
 
@@ -210,6 +281,45 @@ describe("a frame", function()
       ]],
     }
     assert.equal(4, c:count("ok\n"))
+  end)
+
+  it("about a storage that the sender does not have open is refused, and does nothing", function()
+    local c = clusters.run {
+      workers = 2,
+      app = raw .. [[
+        local Storage = require "clustermem.storage"
+        if cluster.worker.slot == 1 then
+          local store = assert(Storage.new("s")) -- number 1
+          store:set("d", "kept")
+          memory.set("open", true)
+          while not memory.get("sent") do task.sleep(1) end
+          assert(store.connected and store:get("d") == "kept" and store:sync() == "OK")
+          print "kept"
+          return
+        end
+        while not memory.get("open") do task.sleep(1) end
+        local native, request = require "clustermem.native", require "clustermem.request"
+        for _, operation in ipairs { "Sync", "Close", "Destroy" } do
+          print(operation, select(3, request.complete(nil, native["storage" .. operation](1))))
+        end
+        print("Set", select(3, request.complete(nil, native.storageSet(1, "d", "changed", 0))))
+        print("Delete", select(3, request.complete(nil, native.storageDelete(1, "d", 0, 0))))
+        -- Those that nobody has, sent past the process's own check.
+        for _, id in ipairs { 0, 2, 0xffffffff } do
+          send(put("\xA1d", "\1", 0, 0, id) .. drop("\xA1d", 0, id) .. number("storageSync", id)
+            .. number("storageClose", id) .. number("storageDestroy", id))
+        end
+        send(open("other") .. last)
+        arrive()
+        memory.set("sent", true)
+      ]],
+    }
+    assert.equal(0, c.code, c.err)
+    assert.equal(1, c:count("kept\n"), c.out)
+    for _, operation in ipairs { "Sync", "Close", "Destroy", "Set", "Delete" } do
+      assert.equal(1, c:count(operation .. "\tclosed\n"), c.out)
+    end
+    assert.not_matches("is killed", c.err)
   end)
 
   it("with a value that is none is an error of who reads it, alone", function()
