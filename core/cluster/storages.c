@@ -379,14 +379,15 @@ static void on_synced(void *data, uint64_t ticket, int code, const char *text) {
         return;
     bool closes = waiter->op == CM_OP_STORAGE_CLOSE && !code;
     struct handle *handle = closes && process_of(storages, waiter) ? handle_of(storage, waiter->seat) : NULL;
-    answer(storages, waiter, code, code ? tell(storage, text) : NULL, (struct cm_bytes){0});
-    if (!handle)
-        return;
-    if (--handle->count == 0)
-        remove_handle(handle);
-    /* Two that close at the same time are neither of them the last one at first. */
-    if (storage->state == OPEN && cm_list_empty(&storage->handles))
+    /* Of several that close at the same time none was the last one when it asked. */
+    if (handle && storage->state == OPEN && is_last(storage, handle)) {
+        cm_list_append(&storage->unanswered, &waiter->link);
         flush(storage);
+        return;
+    }
+    answer(storages, waiter, code, code ? tell(storage, text) : NULL, (struct cm_bytes){0});
+    if (handle && --handle->count == 0)
+        remove_handle(handle);
 }
 
 static void flush(struct storage *storage) {

@@ -1,34 +1,7 @@
 local clusters = require "clusters"
+local storages = require "storages"
 
--- In front of scripts. `raised(fn, ...)` is the message of what it raises.
-local requires = [[
-  local Storage = require "clustermem.storage"
-  local function raised(fn, ...)
-    local ok, message = pcall(fn, ...)
-    assert(not ok, "nothing was raised")
-    return message
-  end
-]]
-
--- Runs a script in one worker, after another in process 0, perhaps; it must exit with 0 and say "ok".
-local function run(app, options)
-  options = options or {}
-  options.app = requires .. app .. " print 'ok'"
-  if options.boot then options.boot = requires .. options.boot end
-  table.move({ "--restart", "never" }, 1, 2, #options + 1, options)
-  local c = clusters.run(options)
-  if c.code ~= 0 or not c.out:find("ok\n") then c:fail("exit code " .. c.code) end
-  return c
-end
-
--- Runs scripts one after the other, in clusters of their own, in one folder.
-local function inTurn(...)
-  local first
-  for _, app in ipairs { ... } do
-    local c = run(app, { "--storage-dir", first and first.folder or "." })
-    first = first or c
-  end
-end
+local requires, run, inTurn = storages.requires, storages.run, storages.inTurn
 
 describe("a storage", function()
   before_each(clusters.watch)
