@@ -140,6 +140,61 @@ describe("a storage", function()
     assert.equal("ok\nok\nok\nok\n", c.out)
   end)
 
+  it("gives up an update that somebody interferes with each time", function()
+    run [[
+      local store = assert(Storage.new("s"))
+      store:set("k", 0)
+      local tries = 0
+      local value, message, code = store:update("k", function(k)
+        tries = tries + 1
+        store:set("other.k" .. tries, 1)
+        store:set("k", tries)
+        return k
+      end)
+      assert(value == nil and code == "conflict" and message:find("1000 tries", 1, true), message)
+      assert(tries == 1000 and store:get("k") == 1000)
+    ]]
+  end)
+
+  it("is read without waiting, anywhere", function()
+    local c = clusters.run { app = storages.requires .. [[
+      local store = assert(Storage.new("s"))
+      store:set("k", { 1, { 2 } })
+      uv.new_timer():start(0, 0, function() -- no task
+        assert(store:get("k[2][1]") == 2 and store:has("k") and not store:has("k[3]"))
+        assert(raised(store.set, store, "k", 1):find("store:set waits", 1, true))
+        assert(raised(store.sync, store):find("store:sync waits", 1, true))
+        print "ok"
+        cluster.exit(0)
+      end)
+    ]] }
+    assert.equal("ok\n", c.out, c.err)
+  end)
+
+  it("makes two workers that write the same 1,000 keys agree", function()
+    local c = run([[
+      local store = assert(Storage.new("s"))
+      local me = cluster.worker.slot
+      memory.increment("ready")
+      while memory.get("ready") < 2 do task.sleep(1) end
+      for i = 1, 1000 do assert(store:set("k" .. (me == 1 and i or 1001 - i), { by = me, list = { me, i } })) end
+      memory.increment("done")
+      while memory.get("done") < 2 do task.sleep(1) end
+      local all = {}
+      for i = 1, 1000 do
+        local doc = store:get("k" .. i)
+        assert(doc.by == doc.list[1])
+        all[i] = doc.by
+      end
+      print(table.concat(all))
+    ]], { workers = 2 })
+    local lines = {}
+    for line in c.out:gmatch("[12]+") do lines[#lines + 1] = line end
+    assert.equal(2, #lines)
+    assert.equal(1000, #lines[1])
+    assert.equal(lines[1], lines[2])
+  end)
+
   it("keeps what several workers set at different paths of one document, and agrees about the same ones", function()
     local c = clusters.run {
       workers = 4, "--restart", "never",
@@ -193,6 +248,66 @@ describe("a storage", function()
       assert(store:get("doc7") == "again" and not store:has("doc8") and store:get("doc9").n == 9)
       assert(not store:has("soon") and store:get("gone").a == nil and store:get("late") == 1)
     ]])
+  end)
+
+  it("has documents of every size and name, 10,000 of them and more", function()
+    local _, folder = inTurn([[
+      local store = assert(Storage.new("s"))
+      for byte = 0, 255 do assert(store:set({ string.char(byte) }, byte)) end
+      local longest, longer = ("n"):rep(65531), ("n"):rep(65532)
+      assert(store:set({ longest, "a", longest }, "deep"))
+      assert(raised(store.set, store, { longer }, 1):find("65531 bytes", 1, true))
+      assert(raised(store.set, store, longer, 1):find("is wrong at character", 1, true))
+      for i = 1, 10000 do store:set("doc" .. i, { n = i }, function() end) end
+      store:set("big", ("x"):rep((64 << 20) - 5))
+    ]], [[
+      local store = assert(Storage.new("s"))
+      for byte = 0, 255 do assert(store:get { string.char(byte) } == byte) end
+      local longest = ("n"):rep(65531)
+      assert(store:get(longest).a[longest] == "deep")
+      assert(store:get("big") == ("x"):rep((64 << 20) - 5))
+      local ok, _, code = store:set("big", ("x"):rep((64 << 20) - 4))
+      assert(ok == nil and code == "toolarge")
+      assert(store:delete("big") == "OK")
+      -- While it walks, others write on.
+      local function exported()
+        local text, numbers = store:export(), {}
+        for i, n in text:gmatch('\n"doc(%d+)": {"n":(%d+)') do numbers[tonumber(i)] = tonumber(n) end
+        for i = 201, 10000 do assert(numbers[i] == i) end
+        return text
+      end
+      local writing = task.spawn(function()
+        for i = 1, 200 do assert(store:set({ "doc" .. i }, { n = i, more = ("x"):rep(i) })) end
+      end)
+      exported()
+      task.join(writing)
+      local text = exported()
+      assert(select(2, text:gsub("\n", "")) == 10000 + 256 + 1 + 2)
+      for i = 1, 10000 do assert(store:get { "doc" .. i, "n" } == i) end
+      assert(store:sync() == "OK")
+    ]])
+    local e = clusters.run { args = { "export", folder .. "/s.db" } }
+    assert.equal(0, e.code, e.err)
+    assert.equal(10000 + 256 + 1 + 2, e:count("\n"))
+  end)
+
+  it("has nothing to write when nothing has changed", function()
+    run [[
+      local store = assert(Storage.new("s"))
+      assert(store:sync() == "OK")
+      store:set("k", 1)
+      local syncs = {}
+      for i = 1, 20 do syncs[i] = function() assert(store:sync() == "OK") end end
+      task.all(syncs)
+      local before = assert(uv.fs_stat(store.filename))
+      assert(store:delete("nothing") == "OK" and store:sync() == "OK")
+      task.all(syncs)
+      assert(store:close() == "OK")
+      store = assert(Storage.new("s"))
+      assert(store:get("k") == 1 and store:sync() == "OK")
+      local after = assert(uv.fs_stat(store.filename))
+      assert(after.mtime.sec == before.mtime.sec and after.mtime.nsec == before.mtime.nsec, "it was written")
+    ]]
   end)
 
   it("tells what it is", function()
@@ -386,6 +501,69 @@ describe("a storage", function()
     assert.equal(1, e.code)
     assert.matches("^clustermem: .*app.lua.*\n$", e.err)
     assert.equal("", e.out)
+  end)
+
+  it("that is larger than the memory is not opened, and stays whole", function()
+    local _, folder = inTurn [[
+      local store = assert(Storage.new("s"))
+      for i = 1, 100 do store:set("k" .. i, ("x"):rep(100000)) end
+    ]]
+    run([[
+      local store, message, code = Storage.new("s")
+      assert(store == nil and code == "nomemory" and message:find("s.db", 1, true), message)
+      assert(memory.set("k", ("x"):rep(1000000)) == "OK" and memory.remove("k"))
+      store = assert(Storage.new("small"))
+      assert(store:set("k", ("x"):rep(1000000)) and store:sync() == "OK")
+    ]], { "--memory", "4M", "--storage-dir", folder })
+    run([[
+      local store = assert(Storage.new("s"))
+      for i = 1, 100 do assert(#store:get("k" .. i) == 100000) end
+    ]], { "--storage-dir", folder })
+  end)
+
+  it("exports a path's ttl: what is over is not there any more", function()
+    local c = clusters.start { app = storages.requires .. [[
+      local store = assert(Storage.new("s"))
+      store:set("doc", { stays = 1 })
+      store:set("doc.list", { 1, 2, 3 }, 600000)
+      store:set("doc.soon", { x = 1 }, 500)
+      store:set("whole", 1, 500)
+      local now = store:export()
+      assert(now:find('"soon":{"x":1}', 1, true) and now:find('"whole": 1', 1, true), now)
+      store:sync()
+      while store:has("doc.soon") or store:has("whole") do task.sleep(5) end
+      print(store:export())
+    ]] }
+    assert.equal(0, c:waitExit(), c.err)
+    local json = require "cjson"
+    local expected = { doc = { stays = 1, list = { 1, 2, 3 } } }
+    assert.same(expected, json.decode(c.out))
+    -- The file has them still, with their times.
+    local e = clusters.run { args = { "export", c.folder .. "/s.db" } }
+    assert.equal(0, e.code, e.err)
+    assert.same(expected, json.decode(e.out))
+  end)
+
+  it("is not exported from outside while a cluster has it open; a reader that goes away is no trouble", function()
+    local c = clusters.start { app = storages.requires .. [[
+      local store = assert(Storage.new("s"))
+      for i = 1, 2000 do store:set("k" .. i, ("x"):rep(500), function() end) end
+      store:sync()
+      print "open"
+      task.sleep(60000)
+    ]] }
+    c:waitFor("open\n")
+    local e = clusters.run { args = { "export", c.folder .. "/s.db" } }
+    assert.equal(1, e.code)
+    assert.equal("", e.out)
+    assert.matches("^clustermem: [^\n]*s.db[^\n]*another cluster[^\n]*\n$", e.err)
+    c:kill("sigterm")
+    assert.equal(0, c:waitExit())
+    -- 1 MB does not fit into a pipe.
+    e = clusters.run { args = { "export", c.folder .. "/s.db" },
+      shell = '{ "$0" "$@"; echo "code $?" >&2; } | head -n 1; exit 0' }
+    assert.equal("{\n", e.out)
+    assert.matches("^code %d+\n$", e.err)
   end)
 
   it("can be used by process 0, by callbacks, and by tasks side by side", function()
