@@ -96,6 +96,61 @@ describe("a storage's file", function()
     c:waitExit()
   end)
 
+  -- Starts on what is there, and writes until somebody ends it; says what has been acknowledged.
+  local counting = [[
+    io.stdout:setvbuf("line")
+    local store = assert(require("clustermem.storage").new("s"))
+    local slot = cluster.worker.slot
+    local n = store:get { "w" .. slot, "n" } or 0
+    print("found", slot, n)
+    while true do
+      n = n + 1
+      assert(store:set({ "w" .. slot .. "-" .. n % 50 }, ("x"):rep(n % 1000)))
+      assert(store:set({ "w" .. slot }, { n = n, text = ("y"):rep(n % 3000) }))
+      print("set", slot, n)
+    end
+  ]]
+
+  -- Runs it several times in one folder, each time to the end that `stop` makes; nothing that was acknowledged may be
+  -- lost.
+  local function stopUnderLoad(app, stop)
+    local folder
+    local last = { 0, 0 }
+    for _ = 1, 4 do
+      local c = clusters.start { workers = 2, app = app, "--storage-dir", folder or ".", "--restart", "never" }
+      folder = folder or c.folder
+      c:waitUntil("some work", function() return c:count("set\t1\t") > 20 and c:count("set\t2\t") > 20 end)
+      stop(c)
+      c:waitGone()
+      for slot, n in c.out:gmatch("found\t(%d)\t(%d+)\n") do
+        -- One more may have been done whose acknowledgement nobody has read.
+        n, slot = tonumber(n), tonumber(slot)
+        if n < last[slot] or n > last[slot] + 1 then
+          c:fail(("slot %d finds %d, and %d was acknowledged"):format(slot, n, last[slot]))
+        end
+      end
+      for slot, n in c.out:gmatch("set\t(%d)\t(%d+)\n") do last[tonumber(slot)] = tonumber(n) end
+    end
+  end
+
+  it("has all that was acknowledged when the cluster is stopped under load", function()
+    stopUnderLoad(counting, function(c)
+      c:kill("sigterm")
+      assert.equal(0, c:waitExit(), c.err)
+    end)
+  end)
+
+  it("has all that was acknowledged also when a second SIGINT ends everything at once", function()
+    stopUnderLoad('cluster.on("shutdown", function() task.sleep(60000) end)' .. counting, function(c)
+      c:kill("sigint")
+      c:waitFor("the cluster stops\n", "err")
+      c:kill("sigint")
+      c:waitExit()
+      assert.matches("interrupted again", c.err)
+      assert.not_matches("documents are lost", c.err)
+    end)
+  end)
+
   it("takes what could not be written when there is room again; until then sync says so", function()
     local c = clusters.start {
       app = [[
