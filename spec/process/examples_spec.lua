@@ -15,8 +15,8 @@ describe("the example", function()
   end
   table.sort(names)
 
-  it("counter.lua, hello.lua and mutex.lua are there", function()
-    for _, name in ipairs { "counter.lua", "hello.lua", "mutex.lua" } do
+  it("counter.lua, hello.lua, mutex.lua and session-store.lua are there", function()
+    for _, name in ipairs { "counter.lua", "hello.lua", "mutex.lua", "session-store.lua" } do
       assert.truthy(table.concat(names, " "):find(name, 1, true))
     end
   end)
@@ -25,6 +25,13 @@ describe("the example", function()
     local c = clusters.run { args = { "-w", "3", folder .. "/mutex.lua" } }
     assert.equal(3, c:count("and 1000 of that are mine\n"), c.out)
     assert.matches("the counter is at 3000, ", c.out)
+  end)
+
+  it("session-store.lua leaves no file behind", function()
+    local c = clusters.run { args = { "-w", "2", folder .. "/session-store.lua" }, env = { TMPDIR = "." } }
+    assert.equal(0, c.code, c.err)
+    assert.equal(2, c:count("has been away too long\n"), c.out)
+    assert.is_nil(uv.fs_scandir_next(assert(uv.fs_scandir(c.folder))))
   end)
 
   for _, name in ipairs(names) do
