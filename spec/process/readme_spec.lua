@@ -6,13 +6,15 @@ describe("the README", function()
 
   local text = clusters.read("README.md")
 
-  -- Runs the example whose first line names this file, with two workers.
-  local function run(file)
+  -- Runs the example whose first line names this file, with two workers. @return what it prints, and its folder, where
+  -- storages are unless another one is given
+  local function run(file, folder)
     for code in text:gmatch("\n```lua\n(.-)```") do
       if code:find("-- " .. file .. ":", 1, true) == 1 then
-        local c = clusters.run { args = { "-w", "2", file }, files = { [file] = code } }
+        local args = { "-w", "2", "--storage-dir", folder or ".", file }
+        local c = clusters.run { args = args, files = { [file] = code } }
         assert.equal(0, c.code, c.err)
-        return c.out
+        return c.out, c.folder
       end
     end
     error("the README has no example " .. file)
@@ -35,8 +37,18 @@ describe("the README", function()
     assert.equal("set: the colour is green\n", run "settings.lua")
   end)
 
+  it("has an example whose documents are there again the next time", function()
+    local out, folder = run "visits.lua"
+    for _, runs in ipairs { 1, 2 } do
+      for slot = 1, 2 do
+        assert.truthy(out:find(("run %d of worker%d, at [^\n]*%%d\n"):format(runs, slot)), out)
+      end
+      out = run("visits.lua", folder)
+    end
+  end)
+
   it("has no other example", function()
-    assert.equal(4, select(2, text:gsub("\n```lua\n", "")))
+    assert.equal(5, select(2, text:gsub("\n```lua\n", "")))
   end)
 
   it("has an example whose workers make a page once and share it", function()
@@ -49,6 +61,15 @@ describe("the README", function()
     for name in pairs(require "clustermem") do
       assert.truthy(text:find("`memory." .. name .. "[({]", 1) or text:find("memory." .. name .. "%b()"), name)
     end
+  end)
+
+  it("names every method of a storage", function()
+    local count = 0
+    for method in clusters.read("lua/clustermem/storage.lua"):gmatch("\nfunction methods%.(%w+)%(") do
+      assert.truthy(text:find("`store:" .. method .. "%b()`"), method)
+      count = count + 1
+    end
+    assert.equal(9, count)
   end)
 
   it("names every option of the command line", function()
