@@ -381,6 +381,7 @@ static void on_synced(void *data, uint64_t ticket, int code, const char *text) {
     struct handle *handle = closes && process_of(storages, waiter) ? handle_of(storage, waiter->seat) : NULL;
     /* Of several that close at the same time none was the last one when it asked. */
     if (handle && storage->state == OPEN && is_last(storage, handle)) {
+        cm_list_remove(&waiter->link);
         cm_list_append(&storage->unanswered, &waiter->link);
         flush(storage);
         return;
