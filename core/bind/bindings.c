@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/list.h"
 #include "bind/caches.h"
+#include "bind/hub.h"
 #include "bind/keys.h"
 #include "bind/listens.h"
 #include "bind/locks.h"
@@ -53,7 +54,8 @@ static void on_timer(uv_timer_t *handle) {
     cm_vm_call(vm, CM_VM_HOOK_REPLY, 1, NULL);
 }
 
-/* sleep(ms): a reply without results comes then. Its id is negative, so that it is no request's. */
+/* sleep(ms [, idle]): a reply without results comes then. Its id is negative, so that it is no request's. An
+ * idle one does not keep the process. */
 static int native_sleep(lua_State *L) {
     lua_Integer delay_ms = luaL_checkinteger(L, 1);
     struct cm_vm *vm = cm_vm_of(L);
@@ -68,6 +70,8 @@ static int native_sleep(lua_State *L) {
     uv_update_time(&vm->loop);
     uv_timer_init(&vm->loop, &timer->timer);
     uv_timer_start(&timer->timer, on_timer, (uint64_t)delay_ms, 0);
+    if (lua_toboolean(L, 2))
+        uv_unref((uv_handle_t *)&timer->timer);
     lua_pushinteger(L, timer->id);
     return 1;
 }
@@ -195,6 +199,7 @@ int cm_bindings_open(lua_State *L) {
     cm_locks_open(L);
     cm_listens_open(L);
     cm_storages_open(L);
+    cm_hub_open(L);
     push_info(L);
     lua_setfield(L, -2, "info");
     return 1;

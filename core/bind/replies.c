@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/fault.h"
+#include "bind/hub.h"
 #include "bind/keys.h"
 #include "bind/locks.h"
 #include "bind/requests.h"
@@ -143,6 +144,7 @@ static int push_by_op(lua_State *L, uint8_t op, struct cm_reader *reader) {
     case CM_OP_LRU_CLEAR:
     case CM_OP_LRU_OPTIONS:
     case CM_OP_SHUTDOWN:
+    case CM_OP_HUB_SEND:
         return push_ok(L);
     case CM_OP_BIND:
         return push_descriptor(L, reader);
@@ -152,6 +154,10 @@ static int push_by_op(lua_State *L, uint8_t op, struct cm_reader *reader) {
     case CM_OP_STORAGE_DELETE:
         cm_read_u64(reader);
         return push_ok(L);
+    case CM_OP_HUB_ASK:
+        return cm_hub_push_outcome(L, reader);
+    case CM_OP_HUB_WORKERS:
+        return cm_hub_push_workers(L, reader);
     case CM_OP_LOCK:
         return push_lock(L, reader);
     case CM_OP_LOCK_INFO:
@@ -209,8 +215,21 @@ int cm_replies_deliver(struct cm_vm *vm, const struct cm_frame *frame) {
         lua_pop(L, 1);
         return CM_E_BADFRAME;
     }
+    lua_checkstack(L, LUA_MINSTACK); /* lua_pcall makes room for the results only */
     cm_vm_call(vm, CM_VM_HOOK_REPLY, 1 + delivery.results, NULL);
     return 0;
+}
+
+bool cm_replies_try_push(struct cm_vm *vm, lua_CFunction push, void *data, int results) {
+    lua_State *L = vm->L;
+    lua_pushcfunction(L, push);
+    lua_pushlightuserdata(L, data);
+    vm->decoding = true;
+    int status = lua_pcall(L, 1, results, 0);
+    vm->decoding = false;
+    if (status != LUA_OK)
+        lua_pop(L, 1);
+    return status == LUA_OK;
 }
 
 void cm_replies_push_worker(lua_State *L, const struct cm_worker_row *row) {
@@ -273,12 +292,6 @@ static int push_changed(lua_State *L) {
     return 4;
 }
 
-static bool try_push_changed(lua_State *L, struct changed *changed) {
-    lua_pushcfunction(L, push_changed);
-    lua_pushlightuserdata(L, changed);
-    return lua_pcall(L, 1, 4, 0) == LUA_OK;
-}
-
 static int deliver_changed(struct cm_vm *vm, struct cm_bytes payload) {
     struct cm_reader reader;
     cm_reader_init(&reader, payload);
@@ -290,12 +303,10 @@ static int deliver_changed(struct cm_vm *vm, struct cm_bytes payload) {
         changed.value = cm_read_bytes(&reader);
     if (cm_reader_end(&reader) || changed.cause > CM_CAUSE_GAP)
         return CM_E_BADFRAME;
-    lua_State *L = vm->L;
-    if (!try_push_changed(L, &changed)) {
+    if (!cm_replies_try_push(vm, push_changed, &changed, 4)) {
         /* No memory for the value: its listeners may have more when they come to look for it. */
-        lua_pop(L, 1);
         changed = (struct changed){.key = changed.key, .cause = CM_CAUSE_GAP};
-        if (!try_push_changed(L, &changed))
+        if (!cm_replies_try_push(vm, push_changed, &changed, 4))
             cm_vm_fail(vm, cm_bytes_of("not enough memory for a change that is listened for"));
     }
     cm_vm_call(vm, CM_VM_HOOK_CHANGED, 4, NULL);
@@ -311,6 +322,10 @@ int cm_replies_notice(struct cm_vm *vm, const struct cm_frame *frame) {
         return deliver_changed(vm, frame->payload);
     case CM_OP_PROCESS:
         return deliver_process(vm, frame->payload);
+    case CM_OP_HUB_MESSAGE:
+        return cm_hub_message(vm, frame->payload);
+    case CM_OP_HUB_OVER:
+        return cm_hub_over(vm, frame->payload);
     case CM_OP_SHORT:
         cm_append_close(&vm->participant); /* between two operations, as notices come from the loop */
         return 0;

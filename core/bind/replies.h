@@ -12,6 +12,11 @@ int cm_replies_deliver(struct cm_vm *vm, const struct cm_frame *frame);
 /* Acts on the notice. As above. */
 int cm_replies_notice(struct cm_vm *vm, const struct cm_frame *frame);
 
+/* Calls push, protected, with the data as a light userdata; it gives so many results. False, with nothing
+ * pushed: there is no memory for them. The frame that is being handled stays where it is meanwhile, whatever
+ * finalizers do. */
+bool cm_replies_try_push(struct cm_vm *vm, lua_CFunction push, void *data, int results);
+
 /* Pushes { id =, slot =, pid =, online = }. */
 void cm_replies_push_worker(lua_State *L, const struct cm_worker_row *row);
 

@@ -16,6 +16,8 @@
 #define CM_VM_HOOKS(XX)                                                                                   \
     XX(REPLY, "reply")     /* reply(id, results...) */                                                    \
     XX(CHANGED, "changed") /* changed(key, version, cause [, bytes]): of what this process listens for */ \
+    XX(MESSAGE, "message") /* message(ticket, sender, charge, hub, type, data): sent to this process */   \
+    XX(OVER, "over")       /* over(ticket): nobody waits for the answer any more */                       \
     XX(PROCESS, "process") /* process(change, row, more [, code, signal]): the process table changed */   \
     XX(RUN, "run")         /* run() -> whether tasks are still ready */                                   \
     XX(STOP, "stop")       /* stop(): leave gracefully */                                                 \

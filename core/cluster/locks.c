@@ -7,23 +7,13 @@
 
 /* --- answers --- */
 
-/* An answer's number is its frame's id and operation. */
-static uint64_t number_of(const struct cm_frame *frame) {
-    return (uint64_t)frame->op << 32 | frame->id;
-}
-
 static void write_id(struct cm_writer *writer, struct cm_lock_id id) {
     cm_write_u64(writer, id.token);
     cm_write_u32(writer, id.slot);
 }
 
-/* And back. */
-static uint8_t op_of(uint64_t number) {
-    return (uint8_t)(number >> 32);
-}
-
 static int send_reply(struct cm_process *process, uint64_t number, struct cm_bytes payload) {
-    return cm_process_reply(process, op_of(number), (uint32_t)number, payload);
+    return cm_process_reply(process, cm_frame_number_op(number), cm_frame_number_id(number), payload);
 }
 
 static void answer(void *data, struct cm_lock_asker asker, int code, const struct cm_grant *grant,
@@ -41,7 +31,8 @@ static void answer(void *data, struct cm_lock_asker asker, int code, const struc
     }
     int err = writer.error;
     if (!err)
-        err = code ? cm_process_refuse(process, op_of(asker.request), (uint32_t)asker.request, code, text)
+        err = code ? cm_process_refuse(process, cm_frame_number_op(asker.request),
+                                       cm_frame_number_id(asker.request), code, text)
                    : send_reply(process, asker.request, cm_buf_view(&locks->reply));
     if (err)
         cm_process_kill(process); /* it would wait for ever */
@@ -171,7 +162,8 @@ bool cm_locks_does(uint8_t op) {
 }
 
 int cm_locks_do(struct cm_locks *locks, struct cm_process *process, const struct cm_frame *frame) {
-    struct request request = {.locks = locks, .process = process, .asker = {process->seat, number_of(frame)}};
+    struct request request = {
+        .locks = locks, .process = process, .asker = {process->seat, cm_frame_number(frame)}};
     cm_reader_init(&request.in, frame->payload);
     request.key = cm_read_bytes(&request.in);
     if (request.key.len == 0 || request.key.len > CM_KEY_MAX_BYTES)

@@ -15,6 +15,7 @@
 #include "cluster/cgroup.h"
 #include "cluster/changes.h"
 #include "cluster/handlers.h"
+#include "cluster/hub.h"
 #include "cluster/locks.h"
 #include "cluster/memory.h"
 #include "cluster/sockets.h"
@@ -37,6 +38,7 @@ struct master {
     struct cm_changes changes;
     struct cm_storages storages;
     struct cm_sockets sockets;
+    struct cm_hub hub;
     struct cm_supervisor supervisor;
     struct cm_buf reply; /* of the store */
     uv_signal_t signals[SIGNALS];
@@ -117,6 +119,11 @@ static int on_request(struct master *master, struct cm_process *process, const s
         return cm_sockets_bind(&master->sockets, process, frame);
     case CM_OP_LISTEN:
         return cm_changes_listen(&master->changes, process, frame);
+    case CM_OP_HUB_SEND:
+    case CM_OP_HUB_ASK:
+        return cm_hub_post(&master->hub, process, frame);
+    case CM_OP_HUB_WORKERS:
+        return cm_hub_workers(&master->hub, process, frame);
     case CM_OP_LRU_OPTIONS:
         return is_zero ? reply_from_store(master, process, frame) : CM_E_BADFRAME;
     default:
@@ -135,6 +142,10 @@ static int on_notice(struct master *master, struct cm_process *process, const st
         return cm_changes_unlisten(&master->changes, process, frame);
     case CM_OP_UNBIND:
         return cm_sockets_unbind(&master->sockets, process, frame);
+    case CM_OP_HUB_ANSWER:
+        return cm_hub_answer(&master->hub, process, frame);
+    case CM_OP_HUB_DONE:
+        return cm_hub_done(&master->hub, process, frame);
     case CM_OP_FAILED:
         cm_process_note_error(process, frame->payload);
         return 0;
@@ -171,6 +182,7 @@ static void on_gone(struct cm_process *process) {
     cm_changes_on_gone(&master->changes, process->seat);
     cm_storages_on_gone(&master->storages, process->seat);
     cm_sockets_on_gone(&master->sockets, process->seat);
+    cm_hub_on_gone(&master->hub, process->seat);
     cm_reaper_bury(&master->memory.reaper, process->seat);
 }
 
@@ -204,6 +216,7 @@ static void on_over(void *owner, int exit_code) {
     cm_changes_stop(&master->changes);
     cm_storages_stop(&master->storages);
     cm_sockets_stop(&master->sockets);
+    cm_hub_stop(&master->hub);
     cm_supervisor_deinit(&master->supervisor);
 }
 
@@ -346,6 +359,8 @@ int cm_master_run(const struct cm_options *options) {
         err = cm_storages_init(&master.storages, &master.memory.store, &master.supervisor,
                                options->storage_dir, options->max_value_bytes);
     if (!err)
+        err = cm_hub_init(&master.hub, &master.supervisor);
+    if (!err)
         err = uv_loop_init(&master.loop);
     if (err) {
         cm_log(CM_LOG_ERROR, "the master cannot start: %s", cm_error_text(err));
@@ -365,6 +380,7 @@ int cm_master_run(const struct cm_options *options) {
     cm_changes_start(&master.changes, &master.loop);
     cm_storages_start(&master.storages, &master.loop);
     cm_sockets_start(&master.sockets, &master.loop);
+    cm_hub_start(&master.hub, &master.loop);
     if (cm_supervisor_start(&master.supervisor))
         on_over(&master, 1);
     uv_run(&master.loop, UV_RUN_DEFAULT);
@@ -372,6 +388,7 @@ int cm_master_run(const struct cm_options *options) {
     cm_locks_deinit(&master.locks);
     cm_changes_deinit(&master.changes);
     cm_storages_deinit(&master.storages);
+    cm_hub_deinit(&master.hub);
     cm_buf_deinit(&master.reply);
     cm_memory_deinit(&master.memory);
     return master.storages.lost ? 1 : master.exit_code;

@@ -231,6 +231,7 @@ int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, const struct c
 }
 
 void cm_process_kill(struct cm_process *process) {
+    process->killed = true;
     uv_process_kill(&process->child, SIGKILL);
 }
 

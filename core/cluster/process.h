@@ -43,6 +43,7 @@ struct cm_process {
     uint64_t started_ms;
     uint64_t grace_ms;
     bool online;      /* see CM_OP_ONLINE */
+    bool killed;      /* has been sent SIGKILL */
     bool dead;        /* it has ended; what it had sent may not have been handled yet */
     bool stopping;    /* has been asked to stop */
     bool overdue;     /* did not stop in time and was killed for it */

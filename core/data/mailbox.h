@@ -3,11 +3,16 @@
  * does not look into what it carries.
  *
  * Back-pressure: a receiver has a window of what is delivered to it and not done with yet. What does not fit
- * is parked in the receiver's queue, and its sender is answered when it has been delivered. Every wait ends:
- * a parked message ends with its receiver, with its time-out, or when those before it are done with; and the
- * master reads what a receiver reports as done in any case, however much that one has parked itself. Nobody
- * is kept from being read for what he sends: he paces himself (lua/clustermem/hub.lua), and whoever does not
- * is refused beyond CM_MAIL_MOST_BYTES. */
+ * is parked in the receiver's queue, and its sender is answered when it has been delivered. A sender is not
+ * kept from being read for what he has parked: he paces himself (lua/clustermem/mail.lua), and is refused
+ * beyond CM_MAIL_MOST_BYTES if he does not. For behind his messages come his answers, what he reports as
+ * done, and the locks that he gives back, and those whom he floods may wait for just that: two that flood
+ * each other would stand still until their messages' time is up.
+ *
+ * Every wait ends. A parked message is delivered, or its time is up, or its receiver dies; so is a request
+ * answered, or ended. A window is freed when handlers end, and what is reported of that is read as soon as
+ * the reporter reads himself, which he never stops doing (core/cluster/channel). Handlers that wait for each
+ * other's processes behind floods wait for their own requests, and those have a time-out. */
 #ifndef CM_DATA_MAILBOX_H
 #define CM_DATA_MAILBOX_H
 

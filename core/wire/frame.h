@@ -18,6 +18,17 @@ struct cm_frame {
     struct cm_bytes payload; /* a view into the decoded bytes */
 };
 
+/* A request's operation and id as one number, and back. */
+static inline uint64_t cm_frame_number(const struct cm_frame *frame) {
+    return (uint64_t)frame->op << 32 | frame->id;
+}
+static inline uint8_t cm_frame_number_op(uint64_t number) {
+    return (uint8_t)(number >> 32);
+}
+static inline uint32_t cm_frame_number_id(uint64_t number) {
+    return (uint32_t)number;
+}
+
 /* Takes the first frame off `bytes`. Returns its whole length and fills `frame` when it is complete; 0 when
  * more bytes are needed, with the bytes needed in all so far in `need` (the header first); CM_E_BADFRAME when
  * no continuation could make it a frame: unknown operation or flags, a zero that is not zero, a payload of

@@ -20,33 +20,44 @@
  *   LRU_REMOVE request: key                           reply: -
  *   LRU_CLEAR  request: -                             reply: -
  *   LRU_OPTIONS   request: entries64 bytes64 age32 update8 stale8   reply: -        process 0 only
- *   STORAGE_OPEN    request: name folder gc64         reply: id32 filename folder gc64
- *   STORAGE_SET     request: id32 path value ttl64 flags8 version64      reply: version64
- *   STORAGE_DELETE  request: id32 path flags8 version64                  reply: version64
- *   STORAGE_SYNC    request: id32                     reply: -
+ *   STORAGE_OPEN   request: name folder gc64          reply: id32 filename folder gc64
+ *   STORAGE_SET    request: id32 path value ttl64 flags8 version64   reply: version64
+ *   STORAGE_DELETE   request: id32 path flags8 version64   reply: version64
+ *   STORAGE_SYNC   request: id32                      reply: -
  *   STORAGE_CLOSE   request: id32                     reply: -
- *   STORAGE_DESTROY request: id32                     reply: -
+ *   STORAGE_DESTROY   request: id32                   reply: -
+ *   BIND       request: host port32                   reply: id32, behind a core/cluster/descriptor
+ *   UNBIND     to the master: id32                    this process does not need that socket any more
  *   LISTEN     request: flags8 name                   reply: -
  *   UNLISTEN   to the master: flags8 name             nobody in this process listens for it any more
- *   BIND       request: host port32                   reply: id32; and a descriptor, see
- * core/cluster/descriptor UNBIND     to the master: id32                    this process does not need that
- * socket any more FORK       request: struct cm_script              reply: id32 slot32 pid32      process 0
- * only SHUTDOWN   request: -                             reply: -                      process 0 only ONLINE
- * to the master: -                       a worker's script runs; process 0's main task has ended FAILED to
- * the master: text                    the uncaught error this process is about to die of INIT       from the
- * master: struct cm_init        what the process is and shall run; the first frame STOP       from the
- * master: -                     leave gracefully PROCESS    from the master: struct cm_process_event   the
- * process table changed CHANGED    from the master: cause8 version64 key has8 [value]   of what this process
- * listens for SHORT      from the master: -                     memory is short: who is idle closes its open
- * chunk Reads travel as nothing, and of the writes only those that need the referee; see core/data/store.
- * key, value, path, delta and initial are a u32 length and the bytes; the last two are numbers as values.
- * `change` is flags8 (CM_CHANGE_...) version64 ttl64 fence, where the fence is an id or zeros. `id` is a
- * lock's: token64 slot32. A path is core/data/path's steps; a folder is an absolute path, or empty:
- * --storage-dir's; gc is in ms. The flags of a document's change are CM_CHANGE_IF_VERSION and, of a set,
- * CM_CHANGE_KEEP_TTL. A ttl and a lease are in ms, 0 for ever; so are a timeout, 0 for not at all and 2^64 -
- * 1 for ever, and an age, 2^64 - 1 for the cache's own. A task is 0 where there is none. A cause is one of
- * core/data/store's. A host is an address in figures; with the port CM_BIND_UNIX, an absolute path. A gap has
- * no version and no value, and without a key means: anything. The structs are core/wire/control's.
+ *   FORK       request: struct cm_script              reply: id32 slot32 pid32      process 0 only
+ *   SHUTDOWN   request: -                             reply: -                      process 0 only
+ *   ONLINE     to the master: -                       a worker's script runs; process 0's main task has ended
+ *   FAILED     to the master: text                    the uncaught error this process is about to die of
+ *   INIT       from the master: struct cm_init        what the process is and shall run; the first frame
+ *   STOP       from the master: -                     leave gracefully
+ *   PROCESS    from the master: struct cm_process_event   the process table changed
+ *   CHANGED    from the master: cause8 version64 key has8 [value]   of what this process listens for
+ *   SHORT      from the master: -                     memory is short: who is idle closes its open chunk
+ *   HUB_SEND   request: to8 process32 timeout64 mail   reply: -
+ *   HUB_ASK    request: to8 process32 timeout64 mail   reply: outcome
+ *   HUB_WORKERS   request: -                          reply: count32, id32 each   all workers but the asker
+ *   HUB_ANSWER to the master: ticket64 outcome        of the request that came with this ticket
+ *   HUB_DONE   to the master: bytes64                 of its window that this process is done with
+ *   HUB_MESSAGE   from the master: ticket64 process32 mail   sent by that process; ticket 0: it asks nothing
+ *   HUB_OVER   from the master: ticket64              nobody waits for the answer to that any more
+ * Reads travel as nothing, and of the writes only those that need the referee; see core/data/store.
+ * key, value, delta and initial are a u32 length and the bytes; the last two are numbers as values. `change`
+ * is flags8 (CM_CHANGE_...) version64 ttl64 fence, where the fence is an id or zeros. `id` is a lock's:
+ * token64 slot32. Names, paths and folders are a length and the bytes too: a path is core/data/path's steps,
+ * a folder an absolute path, or empty for --storage-dir's. The flags of a document's change are
+ * CM_CHANGE_IF_VERSION and, of a set, CM_CHANGE_KEEP_TTL. A host is an address in figures; with the port
+ * CM_BIND_UNIX, an absolute path. A ttl, a lease and a gc are in ms, 0 for ever; so are a timeout, 0 for not
+ * at all and 2^64 - 1 for ever, and an age, 2^64 - 1 for the cache's own. A task is 0 where there is none. A
+ * cause is one of core/data/store's; a gap has no version and no value, and without a key means: anything.
+ * The structs are core/wire/control's. `mail` is hub type data, each a u32 length and the bytes; the data is
+ * a value, or empty for nil. `outcome` is outcome8 (CM_HUB_...) and, as that says: count32 and so many
+ * values, likewise; a text; nothing. What counts in a window is said in core/data/mailbox.
  */
 #define CM_OPS(XX)                           \
     XX(SET, 1, "set")                        \
@@ -73,6 +84,13 @@
     XX(STORAGE_SYNC, 21, "store:sync")       \
     XX(STORAGE_CLOSE, 22, "store:close")     \
     XX(STORAGE_DESTROY, 23, "store:destroy") \
+    XX(HUB_SEND, 24, "hubSend")              \
+    XX(HUB_ASK, 25, "hubAsk")                \
+    XX(HUB_WORKERS, 26, "hubWorkers")        \
+    XX(HUB_ANSWER, 35, "hubAnswer")          \
+    XX(HUB_DONE, 36, "hubDone")              \
+    XX(HUB_MESSAGE, 55, "hubMessage")        \
+    XX(HUB_OVER, 56, "hubOver")              \
     XX(SHUTDOWN, 17, "shutdown")             \
     XX(UNBIND, 40, "unbind")                 \
     XX(ONLINE, 32, "online")                 \
@@ -115,6 +133,15 @@ enum { CM_LISTEN_PREFIX = 1 };
 
 /* The flags of a request for a lock. */
 enum { CM_LOCK_FAIR = 1 };
+
+/* To whom a hub sends: to that process (0: process 0), to all workers but the sender, to one of these. */
+enum { CM_HUB_TO_PROCESS, CM_HUB_TO_ALL, CM_HUB_TO_RANDOM };
+
+/* What has become of a hub's request: its handler has given results, or failed, or there is none. */
+enum { CM_HUB_ANSWERED, CM_HUB_FAILED, CM_HUB_NO_HANDLER };
+
+/* Of a hub's name and of a message's type. */
+enum { CM_HUB_NAME_MAX_BYTES = 1024, CM_HUB_TYPE_MAX_BYTES = 65535 };
 
 /* A longer ttl than this, in ms, is refused: a Lua number is exact up to here. */
 #define CM_TTL_MAX_MS (UINT64_C(1) << 53)

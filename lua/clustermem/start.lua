@@ -8,6 +8,7 @@ local coroutines = require "clustermem.coroutines"
 local loader = require "clustermem.loader"
 local cluster = require "clustermem.cluster"
 local listeners = require "clustermem.listeners"
+local mail = require "clustermem.mail"
 local loop = require "clustermem.loop"
 
 local info = native.info
@@ -30,6 +31,8 @@ return function()
   native.hooks {
     reply = request.reply,
     changed = listeners.changed,
+    message = mail.deliver,
+    over = mail.over,
     process = cluster.processChanged,
     run = scheduler.run,
     stop = cluster.stop,

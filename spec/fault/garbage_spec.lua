@@ -7,6 +7,8 @@ local raw = [[
     set = 1, remove = 2, increment = 3, setMany = 4, expire = 5, lock = 6, unlock = 7, renew = 8, info = 9,
     fork = 16, shutdown = 17, storageOpen = 18, storageSet = 19, storageDelete = 20, storageSync = 21,
     storageClose = 22, storageDestroy = 23, online = 32, failed = 33, init = 48, stop = 49,
+    fork = 16, shutdown = 17, online = 32, failed = 33, init = 48, stop = 49,
+    hubSend = 24, hubAsk = 25, hubWorkers = 26, hubAnswer = 35, hubDone = 36, hubMessage = 55, hubOver = 56,
   }
   local function frame(op, payload, id, flags, zero, length)
     payload = payload or ""
@@ -26,6 +28,9 @@ local raw = [[
   local function set(name, value) return frame("set", key(name) .. key(value) .. change) end
   -- Requests of locks: a lockId, and what is behind the key of a getLock.
   local function lockId(token, slot) return string.pack("<I8I4", token, slot) end
+  -- Hubs: to whom (0: to a process), and what.
+  local function to(kind, timeout) return string.pack("<BI4I8", kind, 2, timeout or 1000) end
+  local function mail(hub, type, data) return key(hub) .. key(type) .. key(data) end
   local function asked(flags, timeout, lease) return string.pack("<I8BI8I8", 1, flags, timeout, lease) end
   -- Requests of storages: to open one; what sets or deletes in the one that is number 1; what has a number only.
   local function open(name, folder, gc)
@@ -135,6 +140,30 @@ describe("bytes that are no frame", function()
     { "a lockInfo of a key over 65,535 bytes", 'frame("info", key(("k"):rep(65536)))' },
     { "process 0's operation fork", 'frame("fork", string.pack("<I4s4I4", 1, "app.lua", 0))' },
     { "process 0's operation shutdown", 'frame("shutdown")' },
+    { "a hubSend to no kind of receiver", 'frame("hubSend", to(3) .. mail("h", "t", "\1"))' },
+    { "a hubSend with a timeout over the greatest", 'frame("hubSend", to(0, (1 << 53) + 1) .. mail("h", "t", "\1"))' },
+    { "a hubSend of a name over 1,024 bytes", 'frame("hubSend", to(0) .. mail(("h"):rep(1025), "t", "\1"))' },
+    { "a hubSend of a type over 65,535 bytes", 'frame("hubSend", to(0) .. mail("h", ("t"):rep(65536), "\1"))' },
+    { "a hubSend without data", 'frame("hubSend", to(0) .. key "h" .. key "t")' },
+    { "a hubSend whose data ends outside the payload", 'frame("hubSend", to(0) .. mail("h", "t", "\1"):sub(1, -2))' },
+    { "something behind a hubSend's end", 'frame("hubSend", to(1) .. mail("h", "t", "\1") .. "x")' },
+    { "a hubSend as a notice", 'frame("hubSend", to(0) .. mail("h", "t", "\1"), 0)' },
+    { "an empty hubSend", 'frame("hubSend")' },
+    { "a hubAsk to all workers", 'frame("hubAsk", to(1) .. mail("h", "t", "\1"))' },
+    { "a hubAsk that ends before its type", 'frame("hubAsk", to(0) .. key "h")' },
+    { "something behind a hubWorkers' end", 'frame("hubWorkers", "x")' },
+    { "a hubAnswer of ticket 0", 'frame("hubAnswer", string.pack("<I8BI4", 0, 0, 0), 0)' },
+    { "a hubAnswer of no outcome", 'frame("hubAnswer", string.pack("<I8B", 7, 3), 0)' },
+    { "a hubAnswer that ends before its outcome", 'frame("hubAnswer", string.pack("<I8", 7), 0)' },
+    { "a hubAnswer of more results than it has", 'frame("hubAnswer", string.pack("<I8BI4", 7, 0, 2) .. key "\1", 0)' },
+    { "a hubAnswer of 2^32 - 1 results", 'frame("hubAnswer", string.pack("<I8BI4", 7, 0, 0xffffffff), 0)' },
+    { "something behind a hubAnswer's end", 'frame("hubAnswer", string.pack("<I8B", 7, 2) .. "x", 0)' },
+    { "a hubAnswer whose text ends outside", 'frame("hubAnswer", string.pack("<I8BI4", 7, 1, 5) .. "text", 0)' },
+    { "a hubAnswer as a request", 'frame("hubAnswer", string.pack("<I8B", 7, 2), 7)' },
+    { "a hubDone of more than it has got", 'frame("hubDone", string.pack("<I8", 1), 0)' },
+    { "a hubDone of half a number", 'frame("hubDone", "\1\0\0\0", 0)' },
+    { "the master's own operations, hubMessage", 'frame("hubMessage", ("\\0"):rep(12) .. mail("h", "t", ""), 0)' },
+    { "the master's own operations, hubOver", 'frame("hubOver", string.pack("<I8", 1), 0)' },
     { "a request as a notice", 'frame("expire", key "k" .. ttl, 0)' },
     { "a notice as a request", 'frame("online", "", 7)' },
     { "the master's own operations", 'frame("init", "", 0)' },
@@ -338,6 +367,59 @@ describe("a frame", function()
     assert.equal("worker 2\n", c.out)
     assert.equal(0, c.code)
     assert.matches("worker 1: app.lua:%d+: the shared memory holds bytes that are no value\n", c.err)
+  end)
+end)
+
+describe("an answer to a hub's request", function()
+  before_each(clusters.watch)
+  after_each(clusters.finish)
+
+  -- The first request of a cluster has the ticket 1.
+  local hubs = [[
+    local hub = require("clustermem.hub").new()
+    local me = cluster.worker.id
+    hub:on("finish", function() hub:removeAllListeners() end)
+    local function answer(ticket, ...)
+      local values = table.pack(...)
+      for i = 1, values.n do values[i] = key(values[i]) end
+      return frame("hubAnswer", string.pack("<I8BI4", ticket, 0, values.n) .. table.concat(values), 0)
+    end
+  ]]
+
+  it("that holds bytes that are no value fails, and harms nobody else", function()
+    local c = clusters.run {
+      workers = 2,
+      app = raw .. hubs .. [[
+        hub:on("x", function() send(answer(1, "\1", "\xC1", "\2")) end)
+        if me == 1 then
+          print(hub:requestWorker(2, "x"))
+          hub:sendToWorkers "finish"
+          hub:removeAllListeners()
+        end
+      ]],
+    }
+    assert.equal(0, c.code, c.err)
+    assert.equal("nil\tthe answer holds bytes that are no value\tremote\n", c.out)
+  end)
+
+  it("by somebody else than who was asked, or to nothing, does nothing", function()
+    local c = clusters.run {
+      workers = 3,
+      app = raw .. hubs .. [[
+        hub:on("x", function(_, _, reply)
+          hub:requestWorker(3, "forge")
+          assert(reply(nil, "good"))
+        end)
+        hub:on("forge", function() send(answer(1, "\xA4evil") .. answer(2, "\xA4evil") .. answer(-1)) return true end)
+        if me == 1 then
+          print(hub:requestWorker(2, "x"))
+          hub:sendToWorkers "finish"
+          hub:removeAllListeners()
+        end
+      ]],
+    }
+    assert.equal(0, c.code, c.err)
+    assert.equal("good\n", c.out)
   end)
 end)
 

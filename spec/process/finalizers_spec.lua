@@ -59,4 +59,43 @@ describe("finalizers that write, list and clear in the midst of", function()
       cluster.exit(0)
     ]]))
   end)
+
+  it("messages and requests, which come as they were sent", function()
+    assert.equal("right\n", clusters.output [[
+      local Hub = require "clustermem.hub"
+      local hub, other = Hub.new(), Hub.new()
+      local me = cluster.worker.id
+      local function nothing() end
+      local function drop()
+        setmetatable({}, { __gc = function()
+          hub:sendToWorker(me, "g", ("g"):rep(300), nothing)
+          hub:requestWorker(me, "echo", "g", function(answer) assert(answer == "g") end)
+          other:on("echo", nothing)
+          other:off("echo", nothing)
+          hub:emit("g", 1)
+          drop()
+        end })
+      end
+      local last = 0
+      hub:on("g", nothing)
+      hub:on("echo", function(data) return data end)
+      hub:on("n", function(data)
+        assert(data.n == last + 1 and data.text == ("v"):rep(data.n % 500), data.n)
+        last = data.n
+      end)
+      collectgarbage("generational")
+      for _ = 1, 20 do drop() end
+      for i = 1, 5000 do
+        local data = { n = i, text = ("v"):rep(i % 500) }
+        hub:sendToWorker(me, "n", data, function(ok) assert(ok == "OK") end)
+        if i % 5 == 0 then
+          local echo = hub:requestWorker(me, "echo", data)
+          assert(echo.n == i and echo.text == data.text, i)
+        end
+      end
+      while last < 5000 do task.sleep(1) end
+      print "right"
+      cluster.exit(0)
+    ]])
+  end)
 end)

@@ -47,8 +47,12 @@ describe("the README", function()
     end
   end)
 
+  it("has an example whose worker has the other one add up", function()
+    assert.equal("the sum is 50005000\n", run "sum.lua")
+  end)
+
   it("has no other example", function()
-    assert.equal(5, select(2, text:gsub("\n```lua\n", "")))
+    assert.equal(6, select(2, text:gsub("\n```lua\n", "")))
   end)
 
   it("has an example whose workers make a page once and share it", function()
@@ -70,6 +74,12 @@ describe("the README", function()
       count = count + 1
     end
     assert.equal(9, count)
+  end)
+
+  it("names every function of a hub", function()
+    for name in pairs(getmetatable(require("clustermem.hub").new()).__index) do
+      if name:find "^%l" and name ~= "new" then assert.truthy(text:find("hub:" .. name, 1, true), name) end
+    end
   end)
 
   it("names every option of the command line", function()
