@@ -189,7 +189,7 @@ describe("the master", function()
     c:waitGone()
   end)
 
-  it("leaves a process its channel and its pipe for descriptors, and nothing of it to programs that it starts", function()
+  it("leaves a process its channel and pipe for descriptors, and nothing of it to programs that it starts", function()
     local out = clusters.output [[
       local open = {}
       for fd = 3, 63 do
