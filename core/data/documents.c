@@ -175,6 +175,14 @@ static int begin(struct cm_documents *documents, uint32_t storage, struct cm_byt
     return cm_buf_append(&documents->next, &change->number, sizeof change->number);
 }
 
+/* A new document could not be stored: who was told of its number need not remember it. */
+static void take_back(struct cm_documents *documents, uint32_t storage,
+                      const struct cm_document_change *change) {
+    struct cm_document_change gone = {.name = change->name, .number = change->number, .gone = true};
+    if (change->fresh && documents->before_change)
+        documents->before_change(documents->data, storage, &gone);
+}
+
 /* Ends it: what is in `next` becomes the document. */
 static int end(struct cm_documents *documents, uint32_t storage, struct cm_document_change *change) {
     struct cm_bytes key, body, entry = cm_buf_view(&documents->next);
@@ -192,7 +200,11 @@ static int end(struct cm_documents *documents, uint32_t storage, struct cm_docum
     err = read_head(entry, NULL, &body);
     if (!err)
         err = cm_document_earliest(body, &expires_ms);
-    return err ? err : store(documents, key, entry, expires_ms, change->fresh, &change->version);
+    if (!err)
+        err = store(documents, key, entry, expires_ms, change->fresh, &change->version);
+    if (err)
+        take_back(documents, storage, change);
+    return err;
 }
 
 int cm_documents_set(struct cm_documents *documents, uint32_t storage, const struct cm_document_put *put,

@@ -17,7 +17,7 @@ struct cm_document_change;
 struct cm_documents {
     struct cm_store store; /* of the documents' name space */
     /* The master's: a document is going to be changed so, but for the version. 0, or a code with which it is
-     * not changed. It may turn out that it cannot be. */
+     * not changed. It may turn out that it cannot be; a fresh one is said to be gone then. */
     int (*before_change)(void *data, uint32_t storage, const struct cm_document_change *change);
     void *data;
     struct cm_buf key;

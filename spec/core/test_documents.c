@@ -595,12 +595,22 @@ static void a_refused_change_leaves_all_as_it_was(void **state) {
     close_documents();
 }
 
+/* Numbers that have been announced as fresh and not as gone. */
+static int count_fresh(void *data, uint32_t storage, const struct cm_document_change *change) {
+    (void)storage;
+    *(int *)data += change->fresh - change->gone;
+    return 0;
+}
+
 static void at_the_cap_the_old_document_stays(void **state) {
     (void)state;
     assert_int_equal(open_documents(1 << 20), 0);
     static const uint8_t big[30000] = {0xda, 0x75, 0x2d}; /* a string of 29,997 bytes */
     struct cm_bytes value = {big, sizeof big};
     struct cm_document_change change;
+    int announced = 0;
+    master.before_change = count_fresh;
+    master.data = &announced;
     must_set(1, "small",
              BYTES("\x81\xa1"
                    "a\x05"),
@@ -615,6 +625,8 @@ static void at_the_cap_the_old_document_stays(void **state) {
     assert_int_equal(err, CM_E_NOMEMORY);
     assert_in_range(n, 15, 40);
     expect(1, name, (struct cm_bytes){0});
+    /* Whoever was told of it is told that there is none after all, so that nothing is kept of it. */
+    assert_int_equal(announced, n);
     assert_int_equal(set(1, "small.b", value, &change), CM_E_NOMEMORY);
     expect(1, "small",
            BYTES("\x81\xa1"
@@ -628,6 +640,7 @@ static void at_the_cap_the_old_document_stays(void **state) {
     assert_int_equal(drop(1, "fill1", NULL, &change), 0);
     assert_int_equal(set(1, "small.b", value, &change), 0);
     expect(1, "small.b", value);
+    assert_int_equal(announced, n - 2);
     stores_check_counts(&stores.segment, true);
     close_documents();
 }
