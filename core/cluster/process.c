@@ -40,6 +40,10 @@ const char *cm_process_ending(const struct cm_process *process) {
     return text;
 }
 
+bool cm_process_failed(const struct cm_process *process) {
+    return process->exit_code != 0;
+}
+
 static void part_closed(struct cm_process *process) {
     if (--process->open_parts)
         return;

@@ -59,6 +59,9 @@ const char *cm_process_name(const struct cm_process *process);
 /* How it ended, once it has: "exited with code 1", "was killed by SIGSEGV". As above. */
 const char *cm_process_ending(const struct cm_process *process);
 
+/* Whether it ended otherwise than with exit code 0, once it has. */
+bool cm_process_failed(const struct cm_process *process);
+
 /* What every process inherits. */
 struct cm_inherited {
     int segment_fd;

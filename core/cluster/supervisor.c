@@ -8,14 +8,10 @@
 #include "base/clock.h"
 #include "base/error.h"
 
-enum {
-    ONLINE_MS = 30000,    /* a reload gives up on a new worker that is not online by then */
-    LEAST_EXIT_MS = 1000, /* for a process's last frames to be taken, however short --grace is */
-};
+enum { LEAST_EXIT_MS = 1000 }; /* for a process's last frames to be taken, however short --grace is */
 
 static const struct cm_process_events process_events;
 static void on_timer(uv_timer_t *timer);
-static void reload_step(struct cm_supervisor *supervisor);
 
 /* Whether a worker runs somewhere or is going to. */
 static bool any_active(const struct cm_supervisor *supervisor) {
@@ -39,10 +35,6 @@ static void emit(struct cm_supervisor *supervisor, enum cm_process_change change
     supervisor->events->on_change(supervisor->owner, &event);
 }
 
-static bool failed(const struct cm_process *process) {
-    return process->exit_code != 0;
-}
-
 /* The run is over when nothing is left of it; process 0 is asked to stop when it alone is left. */
 static void check_over(struct cm_supervisor *supervisor) {
     if (supervisor->over || any_active(supervisor))
@@ -52,6 +44,7 @@ static void check_over(struct cm_supervisor *supervisor) {
         return;
     if (!supervisor->stopping) {
         supervisor->stopping = true;
+        cm_reload_close(&supervisor->reload);
         supervisor->exit_code = supervisor->slot_failed ? 1 : 0;
     }
     if (supervisor->zero) {
@@ -62,18 +55,11 @@ static void check_over(struct cm_supervisor *supervisor) {
     supervisor->events->on_over(supervisor->owner, supervisor->exit_code);
 }
 
-static void abandon_reload(struct cm_supervisor *supervisor) {
-    supervisor->reloading = supervisor->reload_again = false;
-    CM_LIST_EACH(link, &supervisor->slots) {
-        cm_slot_at(link)->due = false;
-    }
-}
-
 /* Begins the graceful stop. Its end is found by check_over, which whoever was called from outside calls last:
  * it may free the slots. */
 static void begin_stop(struct cm_supervisor *supervisor) {
     supervisor->stopping = true;
-    abandon_reload(supervisor);
+    cm_reload_close(&supervisor->reload);
     CM_LIST_EACH(slot, &supervisor->slots) {
         uv_timer_stop(&cm_slot_at(slot)->timer);
         cm_slot_at(slot)->waiting = false;
@@ -197,22 +183,16 @@ static void start_workers(struct cm_supervisor *supervisor) {
 static void on_timer(uv_timer_t *timer) {
     struct cm_slot *slot = timer->data;
     struct cm_supervisor *supervisor = slot->owner;
-    if (slot->waiting) {
-        slot->waiting = false;
-        start_worker(supervisor, slot);
-        check_over(supervisor);
-    } else if (slot->next) {
-        cm_log(CM_LOG_WARN, "%s is not online after %d ms and is killed", cm_process_name(slot->next),
-               ONLINE_MS);
-        cm_process_kill(slot->next);
-    }
+    slot->waiting = false;
+    start_worker(supervisor, slot);
+    check_over(supervisor);
 }
 
 /* The worker that its slot counted on has ended: is there to be another? */
 static void replace(struct cm_supervisor *supervisor, struct cm_slot *slot, const struct cm_process *process,
                     uint64_t lived_ms) {
     enum cm_restart restart = supervisor->options->restart;
-    slot->failed = failed(process);
+    slot->failed = cm_process_failed(process);
     if (supervisor->stopping || restart == CM_RESTART_NEVER)
         return;
     if (slot->failed)
@@ -227,29 +207,11 @@ static void worker_exited(struct cm_supervisor *supervisor, struct cm_process *p
     uint64_t lived_ms = cm_clock_ms() - process->started_ms;
     cm_slot_note_life(slot, lived_ms);
     cm_list_remove(&process->link);
-    if (process == slot->old) {
-        slot->old = NULL;
-    } else if (process == slot->next) {
-        slot->next = NULL;
-        uv_timer_stop(&slot->timer);
-        if (!supervisor->stopping)
-            cm_log(CM_LOG_ERROR, "the reload ends here: the new worker of slot %u did not come online",
-                   slot->number);
-        abandon_reload(supervisor);
-        if (!slot->current)
-            replace(supervisor, slot, process, lived_ms);
-    } else {
-        slot->current = NULL;
-        if (supervisor->reloading && failed(process) && process->id > supervisor->reload_after_id) {
-            cm_log(CM_LOG_ERROR, "the reload ends here: the new worker of slot %u failed", slot->number);
-            abandon_reload(supervisor);
-        }
-        if (!slot->next)
-            replace(supervisor, slot, process, lived_ms);
-    }
+    if (cm_reload_note_exit(&supervisor->reload, slot, process))
+        replace(supervisor, slot, process, lived_ms);
     retire(supervisor, slot);
     emit(supervisor, CM_PROCESS_EXIT, process);
-    reload_step(supervisor);
+    cm_reload_step(&supervisor->reload);
 }
 
 static void zero_exited(struct cm_supervisor *supervisor, const struct cm_process *process) {
@@ -258,7 +220,7 @@ static void zero_exited(struct cm_supervisor *supervisor, const struct cm_proces
         /* Asked to leave before it was done, busted has not said how the tests went. */
         supervisor->exit_code = process->signal || supervisor->stopping ? 1 : process->exit_code;
         begin_stop(supervisor);
-    } else if (failed(process)) {
+    } else if (cm_process_failed(process)) {
         if (!supervisor->stopping)
             cm_log(CM_LOG_ERROR, "the master script failed, so the cluster ends");
         give_up(supervisor);
@@ -276,7 +238,7 @@ static void on_exit_of(struct cm_process *process) {
     struct cm_supervisor *supervisor = process->owner;
     supervisor->events->on_gone(process);
     supervisor->seats[process->seat] = NULL;
-    bool expected = !failed(process) || (process->stopping && process->overdue);
+    bool expected = !cm_process_failed(process) || (process->stopping && process->overdue);
     if (process == supervisor->zero && supervisor->options->test && process->signal == 0)
         expected = true; /* busted has said what there is to say */
     cm_log(expected ? CM_LOG_INFO : CM_LOG_ERROR, "%s %s", cm_process_name(process),
@@ -302,6 +264,17 @@ static void on_drained(struct cm_process *process) {
 
 static const struct cm_process_events process_events = {on_frame, on_drained, on_death_of, on_exit_of};
 
+static int on_start(void *owner, struct cm_slot *slot) {
+    return spawn(owner, slot->number, &slot->script, &slot->next);
+}
+
+static void on_empty(void *owner, struct cm_slot *slot) {
+    (void)owner;
+    schedule(slot);
+}
+
+static const struct cm_reload_events reload_events = {on_start, on_empty};
+
 int cm_supervisor_init(struct cm_supervisor *supervisor, uv_loop_t *loop, const struct cm_options *options,
                        struct cm_memory *memory, const struct cm_supervisor_events *events, void *owner) {
     *supervisor = (struct cm_supervisor){.loop = loop,
@@ -312,6 +285,11 @@ int cm_supervisor_init(struct cm_supervisor *supervisor, uv_loop_t *loop, const 
                                          .last_slot = options->workers};
     cm_list_init(&supervisor->slots);
     cm_list_init(&supervisor->processes);
+    supervisor->reload = (struct cm_reload){.slots = &supervisor->slots,
+                                            .check_script = options->check_script,
+                                            .last_id = &supervisor->last_id,
+                                            .events = &reload_events,
+                                            .owner = supervisor};
     supervisor->seats = calloc(memory->segment.layout.seats + 1, sizeof *supervisor->seats);
     return supervisor->seats ? 0 : CM_E_NOMEMORY;
 }
@@ -342,17 +320,7 @@ void cm_supervisor_online(struct cm_supervisor *supervisor, struct cm_process *p
     }
     cm_log(CM_LOG_DEBUG, "%s is online", cm_process_name(process));
     emit(supervisor, CM_PROCESS_ONLINE, process);
-    struct cm_slot *slot = cm_slot_find(&supervisor->slots, process->slot);
-    if (process != slot->next)
-        return;
-    uv_timer_stop(&slot->timer);
-    slot->next = NULL;
-    slot->old = slot->current;
-    slot->current = process;
-    if (slot->old)
-        cm_process_stop(slot->old);
-    else
-        reload_step(supervisor);
+    cm_reload_note_online(&supervisor->reload, cm_slot_find(&supervisor->slots, process->slot), process);
 }
 
 int cm_supervisor_fork(struct cm_supervisor *supervisor, const struct cm_script *script,
@@ -372,84 +340,8 @@ int cm_supervisor_fork(struct cm_supervisor *supervisor, const struct cm_script 
     return err;
 }
 
-/* Whether a slot has a successor coming or a predecessor going. */
-static bool changing(const struct cm_supervisor *supervisor) {
-    CM_LIST_EACH(link, &supervisor->slots) {
-        if (cm_slot_at(link)->next || cm_slot_at(link)->old)
-            return true;
-    }
-    return false;
-}
-
-static struct cm_slot *next_due(const struct cm_supervisor *supervisor) {
-    CM_LIST_EACH(link, &supervisor->slots) {
-        if (cm_slot_at(link)->due)
-            return cm_slot_at(link);
-    }
-    return NULL;
-}
-
-/* Goes on with the reload if there is one and the slot at hand is done. */
-static void reload_step(struct cm_supervisor *supervisor) {
-    if (!supervisor->reloading || changing(supervisor))
-        return;
-    struct cm_slot *slot = next_due(supervisor);
-    if (!slot) {
-        bool again = supervisor->reload_again;
-        abandon_reload(supervisor);
-        cm_log(CM_LOG_INFO, "reload: done");
-        if (again)
-            cm_supervisor_reload(supervisor);
-        return;
-    }
-    slot->due = false;
-    slot->waiting = false;
-    uv_timer_stop(&slot->timer);
-    int err = spawn(supervisor, slot->number, &slot->script, &slot->next);
-    if (!err) {
-        uv_timer_start(&slot->timer, on_timer, ONLINE_MS, 0);
-        return;
-    }
-    cm_log(CM_LOG_ERROR, "the reload ends here: slot %u cannot start a worker: %s", slot->number,
-           cm_error_text(err));
-    abandon_reload(supervisor);
-    if (!slot->current)
-        schedule(slot);
-}
-
-/* Whether a slot before this one has the same script. */
-static bool checked_before(const struct cm_supervisor *supervisor, const struct cm_slot *slot) {
-    CM_LIST_EACH(link, &supervisor->slots) {
-        if (cm_slot_at(link) == slot)
-            break;
-        if (strcmp(cm_slot_at(link)->script.args.items[0], slot->script.args.items[0]) == 0)
-            return true;
-    }
-    return false;
-}
-
 void cm_supervisor_reload(struct cm_supervisor *supervisor) {
-    if (supervisor->stopping)
-        return;
-    if (supervisor->reloading) {
-        supervisor->reload_again = true;
-        return;
-    }
-    CM_LIST_EACH(link, &supervisor->slots) {
-        struct cm_slot *slot = cm_slot_at(link);
-        char line[512];
-        if (!checked_before(supervisor, slot) &&
-            supervisor->options->check_script(slot->script.args.items[0], line, sizeof line)) {
-            cm_log(CM_LOG_ERROR, "no reload, the workers stay: %s", line);
-            abandon_reload(supervisor);
-            return;
-        }
-        slot->due = slot->current || slot->waiting;
-    }
-    cm_log(CM_LOG_INFO, "reload: one worker at a time");
-    supervisor->reloading = true;
-    supervisor->reload_after_id = supervisor->last_id;
-    reload_step(supervisor);
+    cm_reload_begin(&supervisor->reload);
 }
 
 void cm_supervisor_stop(struct cm_supervisor *supervisor) {

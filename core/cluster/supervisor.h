@@ -12,6 +12,7 @@
 #include "cluster/memory.h"
 #include "cluster/options.h"
 #include "cluster/process.h"
+#include "cluster/reload.h"
 #include "cluster/slot.h"
 
 struct cm_supervisor_events {
@@ -41,10 +42,8 @@ struct cm_supervisor {
     uint32_t last_slot;
     bool started;  /* the workers of the command line have been started */
     bool stopping; /* no worker is started any more */
-    bool reloading;
-    uint32_t reload_after_id; /* newer workers are the reload's */
-    bool reload_again;        /* another reload was asked for during this one */
-    bool slot_failed;         /* the last worker of a slot that is no more had failed */
+    struct cm_reload reload;
+    bool slot_failed; /* the last worker of a slot that is no more had failed */
     bool over;
     int exit_code;
 };
@@ -68,7 +67,7 @@ void cm_supervisor_online(struct cm_supervisor *supervisor, struct cm_process *p
 int cm_supervisor_fork(struct cm_supervisor *supervisor, const struct cm_script *script,
                        struct cm_process **process);
 
-/* Replaces the workers, one slot at a time: the new worker is online before the old one is asked to stop. */
+/* Replaces the workers: see core/cluster/reload. */
 void cm_supervisor_reload(struct cm_supervisor *supervisor);
 
 /* Asks the workers to stop, then process 0. Ends in on_over. */
