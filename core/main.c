@@ -42,6 +42,7 @@ static const char help[] =
     "      --storage-dir DIR  the files of storages that name no path (default: the working directory)\n"
     "      --restart WHEN     on-failure (default), always or never\n"
     "      --grace MS         between being asked to stop and being killed (default 5000)\n"
+    "      --wait-ready MS    a worker is online when it calls cluster.ready(), within MS (default: off)\n"
     "      --log-level LEVEL  error, warn, info (default) or debug\n"
     "      --help, --version\n"
     "\n"
@@ -89,6 +90,7 @@ enum option_id {
     OPT_STORAGE_DIR,
     OPT_RESTART,
     OPT_GRACE,
+    OPT_WAIT_READY,
     OPT_LOG_LEVEL
 };
 
@@ -103,6 +105,7 @@ static const struct option long_options[] = {
     {"storage-dir", required_argument, NULL, OPT_STORAGE_DIR},
     {"restart", required_argument, NULL, OPT_RESTART},
     {"grace", required_argument, NULL, OPT_GRACE},
+    {"wait-ready", required_argument, NULL, OPT_WAIT_READY},
     {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
     {"help", no_argument, NULL, OPT_HELP},
     {"version", no_argument, NULL, OPT_VERSION},
@@ -161,6 +164,10 @@ static void apply_option(struct cm_options *options, int option, const char *val
         break;
     case OPT_GRACE:
         options->grace_ms = (uint32_t)parse_number("--grace", value, 0, INT_MAX, "", "milliseconds");
+        break;
+    case OPT_WAIT_READY:
+        options->wait_ready_ms =
+            (uint32_t)parse_number("--wait-ready", value, 1, INT_MAX, "", "milliseconds from 1 on");
         break;
     case OPT_LOG_LEVEL: {
         int level = cm_log_level_of(value);

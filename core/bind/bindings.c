@@ -154,10 +154,10 @@ static int native_hooks(lua_State *L) {
     return 0;
 }
 
-/* What this process is: { id, slot, pid, test, hasWorkers, args = { script, ... }, workers = { ... } }. */
+/* What this process is: { id, slot, pid, test, hasWorkers, saysReady, args = { script, ... }, workers = { ... } }. */
 static void push_info(lua_State *L) {
     const struct cm_init *init = &cm_vm_of(L)->session.init;
-    lua_createtable(L, 0, 7);
+    lua_createtable(L, 0, 8);
     lua_pushinteger(L, init->id);
     lua_setfield(L, -2, "id");
     lua_pushinteger(L, init->slot);
@@ -168,6 +168,8 @@ static void push_info(lua_State *L) {
     lua_setfield(L, -2, "test");
     lua_pushboolean(L, init->has_workers);
     lua_setfield(L, -2, "hasWorkers");
+    lua_pushboolean(L, init->says_ready);
+    lua_setfield(L, -2, "saysReady");
     lua_createtable(L, (int)init->script.args.count, 0);
     for (size_t i = 0; i < init->script.args.count; i++) {
         lua_pushstring(L, init->script.args.items[i]);

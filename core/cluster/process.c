@@ -44,6 +44,10 @@ bool cm_process_failed(const struct cm_process *process) {
     return process->exit_code != 0;
 }
 
+const char *cm_process_reason(const struct cm_process *process) {
+    return process->last_error ? process->last_error : cm_process_ending(process);
+}
+
 static void part_closed(struct cm_process *process) {
     if (--process->open_parts)
         return;
@@ -67,7 +71,7 @@ static void close_parts(struct cm_process *process) {
         process->open_parts++;
         uv_close((uv_handle_t *)&process->child, on_handle_closed);
     }
-    uv_close((uv_handle_t *)&process->grace, on_handle_closed);
+    uv_close((uv_handle_t *)&process->limit, on_handle_closed);
     cm_channel_close(&process->channel, on_channel_closed);
 }
 
@@ -219,13 +223,13 @@ int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, const struct c
         free(process);
         return err;
     }
-    uv_timer_init(loop, &process->grace);
+    uv_timer_init(loop, &process->limit);
     err = send_init(process, init);
     if (!err)
         err = spawn_child(process, loop, init, inherited, ends[1], descriptors[1]);
     close(ends[1]);
     close(descriptors[1]);
-    process->child.data = process->grace.data = process;
+    process->child.data = process->limit.data = process;
     process->started_ms = cm_clock_ms();
     if (err)
         close_parts(process);
@@ -239,8 +243,30 @@ void cm_process_kill(struct cm_process *process) {
     uv_process_kill(&process->child, SIGKILL);
 }
 
-static void on_grace_over(uv_timer_t *grace) {
-    struct cm_process *process = grace->data;
+static void on_not_online(uv_timer_t *limit) {
+    struct cm_process *process = limit->data;
+    char text[128];
+    snprintf(text, sizeof text, "has not %s within %llu ms", process->online_how,
+             (unsigned long long)process->online_ms);
+    cm_log(CM_LOG_WARN, "%s %s and is killed", cm_process_name(process), text);
+    cm_process_note_error(process, cm_bytes_of(text));
+    cm_process_kill(process);
+}
+
+void cm_process_await_online(struct cm_process *process, uint64_t limit_ms, const char *how) {
+    process->online_ms = limit_ms;
+    process->online_how = how;
+    uv_timer_start(&process->limit, on_not_online, limit_ms, 0);
+}
+
+void cm_process_note_online(struct cm_process *process) {
+    process->online = true;
+    if (!process->stopping)
+        uv_timer_stop(&process->limit);
+}
+
+static void on_grace_over(uv_timer_t *limit) {
+    struct cm_process *process = limit->data;
     cm_log(CM_LOG_WARN, "%s did not stop within %llu ms and is killed", cm_process_name(process),
            (unsigned long long)process->grace_ms);
     process->overdue = true;
@@ -252,7 +278,7 @@ void cm_process_stop(struct cm_process *process) {
         return;
     process->stopping = true;
     cm_process_notify(process, CM_OP_STOP, (struct cm_bytes){0});
-    uv_timer_start(&process->grace, on_grace_over, process->grace_ms, 0);
+    uv_timer_start(&process->limit, on_grace_over, process->grace_ms, 0);
 }
 
 void cm_process_notify(struct cm_process *process, uint8_t op, struct cm_bytes payload) {

@@ -33,7 +33,7 @@ struct cm_process {
     void *owner;         /* the supervisor's word */
     const struct cm_process_events *events;
     uv_process_t child;
-    uv_timer_t grace;
+    uv_timer_t limit; /* until it is overdue: to come online, then to stop */
     struct cm_channel channel;
     int descriptors; /* the master's end of its pipe for them */
     int open_parts;
@@ -42,14 +42,16 @@ struct cm_process {
     uint32_t seat; /* in the shared memory */
     uint64_t started_ms;
     uint64_t grace_ms;
-    bool online;      /* see CM_OP_ONLINE */
-    bool killed;      /* has been sent SIGKILL */
-    bool dead;        /* it has ended; what it had sent may not have been handled yet */
-    bool stopping;    /* has been asked to stop */
-    bool overdue;     /* did not stop in time and was killed for it */
-    int exit_code;    /* after the end: its exit code, or -1 */
-    int signal;       /* after the end: the signal that ended it, or 0 */
-    char *last_error; /* the uncaught error it reported, or NULL */
+    uint64_t online_ms;     /* the time it has to come online; 0: any */
+    const char *online_how; /* what it has not done if it does not; static */
+    bool online;            /* see CM_OP_ONLINE */
+    bool killed;            /* has been sent SIGKILL */
+    bool dead;              /* it has ended; what it had sent may not have been handled yet */
+    bool stopping;          /* has been asked to stop */
+    bool overdue;           /* did not stop in time and was killed for it */
+    int exit_code;          /* after the end: its exit code, or -1 */
+    int signal;             /* after the end: the signal that ended it, or 0 */
+    char *last_error;       /* the uncaught error it reported, or what it was killed for; or NULL */
 };
 
 /* "worker 3 (slot 2, pid 4711)" or "process 0 (pid 4710)", for the log. The string is static, valid until the
@@ -61,6 +63,9 @@ const char *cm_process_ending(const struct cm_process *process);
 
 /* Whether it ended otherwise than with exit code 0, once it has. */
 bool cm_process_failed(const struct cm_process *process);
+
+/* Why it ended, once it has: its last error, or else how. As above. */
+const char *cm_process_reason(const struct cm_process *process);
 
 /* What every process inherits. */
 struct cm_inherited {
@@ -74,6 +79,13 @@ struct cm_inherited {
 int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, const struct cm_inherited *inherited,
                      uint64_t grace_ms, const struct cm_process_events *events, void *owner,
                      struct cm_process **result);
+
+/* Gives it that time to come online; SIGKILL follows when it has not, with what it "has not done" in the log.
+ */
+void cm_process_await_online(struct cm_process *process, uint64_t limit_ms, const char *how);
+
+/* It is online. */
+void cm_process_note_online(struct cm_process *process);
 
 /* Asks it to leave; SIGKILL follows when it has not within the grace time. Once is enough. */
 void cm_process_stop(struct cm_process *process);

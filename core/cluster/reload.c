@@ -5,19 +5,11 @@
 #include "base/error.h"
 #include "base/log.h"
 
-enum { ONLINE_MS = 30000 }; /* a new worker that is not online by then is given up */
-
 static void end(struct cm_reload *reload) {
     reload->active = reload->again = false;
     CM_LIST_EACH(link, reload->slots) {
         cm_slot_at(link)->due = false;
     }
-}
-
-static void on_overdue(uv_timer_t *timer) {
-    struct cm_slot *slot = timer->data;
-    cm_log(CM_LOG_WARN, "%s is not online after %d ms and is killed", cm_process_name(slot->next), ONLINE_MS);
-    cm_process_kill(slot->next);
 }
 
 /* Whether a slot has a successor coming or a predecessor going. */
@@ -42,10 +34,8 @@ static void replace(struct cm_reload *reload, struct cm_slot *slot) {
     slot->waiting = false;
     uv_timer_stop(&slot->timer);
     int err = reload->events->on_start(reload->owner, slot);
-    if (!err) {
-        uv_timer_start(&slot->timer, on_overdue, ONLINE_MS, 0);
+    if (!err)
         return;
-    }
     cm_log(CM_LOG_ERROR, "the reload ends here: slot %u cannot start a worker: %s", slot->number,
            cm_error_text(err));
     end(reload);
@@ -106,7 +96,6 @@ void cm_reload_begin(struct cm_reload *reload) {
 void cm_reload_note_online(struct cm_reload *reload, struct cm_slot *slot, struct cm_process *process) {
     if (process != slot->next)
         return;
-    uv_timer_stop(&slot->timer);
     slot->next = NULL;
     slot->old = slot->current;
     slot->current = process;
@@ -123,16 +112,16 @@ bool cm_reload_note_exit(struct cm_reload *reload, struct cm_slot *slot, const s
     }
     if (process == slot->next) {
         slot->next = NULL;
-        uv_timer_stop(&slot->timer);
         if (!reload->closed)
-            cm_log(CM_LOG_ERROR, "the reload ends here: the new worker of slot %u did not come online",
-                   slot->number);
+            cm_log(CM_LOG_ERROR, "the reload ends here: the new worker of slot %u did not come online: %s",
+                   slot->number, cm_process_reason(process));
         end(reload);
         return !slot->current;
     }
     slot->current = NULL;
     if (reload->active && cm_process_failed(process) && process->id > reload->after_id) {
-        cm_log(CM_LOG_ERROR, "the reload ends here: the new worker of slot %u failed", slot->number);
+        cm_log(CM_LOG_ERROR, "the reload ends here: the new worker of slot %u failed: %s", slot->number,
+               cm_process_reason(process));
         end(reload);
     }
     return !slot->next;

@@ -13,7 +13,8 @@
 #include "cluster/slot.h"
 
 struct cm_reload_events {
-    /* A slot's successor is to be started, and to be its `next`. 0 or a negative code. */
+    /* A slot's successor is to be started, to be its `next`, and to be killed if it is not online in time. 0
+     * or a negative code. */
     int (*on_start)(void *owner, struct cm_slot *slot);
     /* That has failed, and nothing runs in the slot. */
     void (*on_empty)(void *owner, struct cm_slot *slot);

@@ -18,8 +18,8 @@ struct cm_slot {
     struct cm_process *current;
     struct cm_process *next; /* in a reload: the successor that is not online yet */
     struct cm_process *old;  /* in a reload: the predecessor that has been asked to stop */
-    uv_timer_t timer;        /* until the next start; in a reload, until the successor is overdue */
-    bool waiting;            /* the timer runs until the next start */
+    uv_timer_t timer;        /* until the next start */
+    bool waiting;            /* it runs */
     bool due;                /* a reload has still to come here */
     bool failed;             /* the last worker ended otherwise than with exit code 0 */
     bool proven;             /* a worker has had a life here: it did not end within a second */

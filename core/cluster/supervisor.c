@@ -8,7 +8,10 @@
 #include "base/clock.h"
 #include "base/error.h"
 
-enum { LEAST_EXIT_MS = 1000 }; /* for a process's last frames to be taken, however short --grace is */
+enum {
+    LEAST_EXIT_MS = 1000, /* for a process's last frames to be taken, however short --grace is */
+    ONLINE_MS = 30000,    /* a reload gives up on a new worker that is not online by then */
+};
 
 static const struct cm_process_events process_events;
 static void on_timer(uv_timer_t *timer);
@@ -86,6 +89,7 @@ static int spawn(struct cm_supervisor *supervisor, uint32_t slot, const struct c
                            .slot = slot,
                            .test = options->test && slot == 0,
                            .has_workers = options->workers > 0,
+                           .says_ready = options->wait_ready_ms > 0,
                            .max_value_bytes = options->max_value_bytes,
                            .exit_ms = options->grace_ms > LEAST_EXIT_MS ? options->grace_ms : LEAST_EXIT_MS,
                            .log_level = (uint8_t)options->log_level,
@@ -115,6 +119,8 @@ static int spawn(struct cm_supervisor *supervisor, uint32_t slot, const struct c
     supervisor->seats[init.seat] = *process;
     cm_log(CM_LOG_DEBUG, "%s starts %s", cm_process_name(*process), script->args.items[0]);
     if (slot) {
+        if (options->wait_ready_ms)
+            cm_process_await_online(*process, options->wait_ready_ms, "called cluster.ready()");
         cm_list_append(&supervisor->processes, &(*process)->link);
         emit(supervisor, CM_PROCESS_FORK, *process);
     }
@@ -196,15 +202,16 @@ static void replace(struct cm_supervisor *supervisor, struct cm_slot *slot, cons
     if (supervisor->stopping || restart == CM_RESTART_NEVER)
         return;
     if (slot->failed)
-        retry(supervisor, slot, lived_ms,
-              process->last_error ? process->last_error : cm_process_ending(process));
+        retry(supervisor, slot, lived_ms, cm_process_reason(process));
     else if (restart == CM_RESTART_ALWAYS)
         schedule(slot);
 }
 
 static void worker_exited(struct cm_supervisor *supervisor, struct cm_process *process) {
     struct cm_slot *slot = cm_slot_find(&supervisor->slots, process->slot);
-    uint64_t lived_ms = cm_clock_ms() - process->started_ms;
+    /* Who was to say when it is ready and has not has had no life, however long it took. */
+    bool unready = supervisor->options->wait_ready_ms && !process->online;
+    uint64_t lived_ms = unready ? 0 : cm_clock_ms() - process->started_ms;
     cm_slot_note_life(slot, lived_ms);
     cm_list_remove(&process->link);
     if (cm_reload_note_exit(&supervisor->reload, slot, process))
@@ -265,7 +272,11 @@ static void on_drained(struct cm_process *process) {
 static const struct cm_process_events process_events = {on_frame, on_drained, on_death_of, on_exit_of};
 
 static int on_start(void *owner, struct cm_slot *slot) {
-    return spawn(owner, slot->number, &slot->script, &slot->next);
+    const struct cm_supervisor *supervisor = owner;
+    int err = spawn(owner, slot->number, &slot->script, &slot->next);
+    if (!err && !supervisor->options->wait_ready_ms)
+        cm_process_await_online(slot->next, ONLINE_MS, "come online");
+    return err;
 }
 
 static void on_empty(void *owner, struct cm_slot *slot) {
@@ -312,7 +323,7 @@ int cm_supervisor_start(struct cm_supervisor *supervisor) {
 void cm_supervisor_online(struct cm_supervisor *supervisor, struct cm_process *process) {
     if (process->online)
         return;
-    process->online = true;
+    cm_process_note_online(process);
     if (process == supervisor->zero) {
         if (!supervisor->started && !supervisor->stopping)
             start_workers(supervisor);

@@ -49,7 +49,7 @@ int cm_script_read(struct cm_reader *reader, struct cm_script *script) {
     return script->args.count && script->args.items[0][0] ? 0 : CM_E_BADFRAME;
 }
 
-enum { FLAG_TEST = 1, FLAG_WORKERS = 2, ROW_BYTES = 13 };
+enum { FLAG_TEST = 1, FLAG_WORKERS = 2, FLAG_READY = 4, ROW_BYTES = 13 };
 
 void cm_init_deinit(struct cm_init *init) {
     cm_script_deinit(&init->script);
@@ -61,7 +61,8 @@ void cm_init_write(struct cm_writer *writer, const struct cm_init *init) {
     cm_write_u32(writer, init->id);
     cm_write_u32(writer, init->slot);
     cm_write_u32(writer, init->seat);
-    cm_write_u8(writer, (uint8_t)((init->test ? FLAG_TEST : 0) | (init->has_workers ? FLAG_WORKERS : 0)));
+    cm_write_u8(writer, (uint8_t)((init->test ? FLAG_TEST : 0) | (init->has_workers ? FLAG_WORKERS : 0) |
+                                  (init->says_ready ? FLAG_READY : 0)));
     cm_write_u32(writer, init->max_value_bytes);
     cm_write_u32(writer, init->exit_ms);
     cm_write_u8(writer, init->log_level);
@@ -84,6 +85,7 @@ int cm_init_read(struct cm_bytes payload, struct cm_init *init) {
     uint8_t flags = cm_read_u8(&reader);
     init->test = flags & FLAG_TEST;
     init->has_workers = flags & FLAG_WORKERS;
+    init->says_ready = flags & FLAG_READY;
     init->max_value_bytes = cm_read_u32(&reader);
     init->exit_ms = cm_read_u32(&reader);
     init->log_level = cm_read_u8(&reader);

@@ -42,6 +42,7 @@ struct cm_init {
     uint32_t seat;    /* its place in the shared memory */
     bool test;        /* process 0 runs busted */
     bool has_workers; /* workers come without anybody forking them */
+    bool says_ready;  /* a worker is online when its script says so */
     uint32_t max_value_bytes;
     uint32_t exit_ms; /* how long a leaving process may wait for the master to take its last frames */
     uint8_t log_level;

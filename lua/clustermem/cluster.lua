@@ -191,6 +191,18 @@ function cluster.bind(host, port, callback)
   return scheduler.perform("cluster.bind", callback, bind, host, port)
 end
 
+local ready = cluster.isMaster or not info.saysReady
+
+--- Says that this worker is ready for what it is there for. With `--wait-ready` a worker is online from here on: a
+-- reload asks its predecessor to stop only then, and one that does not call this in time is killed. A second call does
+-- nothing, nor does the first without that option, or in process 0. Never waits; works anywhere, in every process.
+-- @usage cluster.ready()
+function cluster.ready()
+  if ready then return end
+  ready = true
+  native.online()
+end
+
 --- Ends this process. Does not return. What it has issued goes out first; waiting tasks are given up, and `shutdown`
 -- listeners are not called. Works anywhere, in every process.
 -- @tparam[opt=0] integer code

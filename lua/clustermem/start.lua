@@ -48,7 +48,7 @@ return function()
 
   local main = scheduler.start(info.test and runTests or runScript, table.unpack(info.args))
   if cluster.isWorker then
-    native.online()
+    if not info.saysReady then native.online() end
   elseif main.joiners then
     table.insert(main.joiners, function() native.online() end)
   else

@@ -110,6 +110,7 @@ static void write_init(struct cm_buf *buf, struct cm_init *init) {
                              .seat = 9,
                              .test = true,
                              .has_workers = true,
+                             .says_ready = true,
                              .max_value_bytes = 1 << 26,
                              .exit_ms = 5000,
                              .log_level = 3,
@@ -130,6 +131,7 @@ static void check_init(const struct cm_init *arrived, const struct cm_init *init
     assert_int_equal(arrived->seat, init->seat);
     assert_int_equal(arrived->test, init->test);
     assert_int_equal(arrived->has_workers, init->has_workers);
+    assert_int_equal(arrived->says_ready, init->says_ready);
     assert_int_equal(arrived->max_value_bytes, init->max_value_bytes);
     assert_int_equal(arrived->exit_ms, init->exit_ms);
     assert_int_equal(arrived->log_level, init->log_level);
