@@ -154,7 +154,8 @@ static int native_hooks(lua_State *L) {
     return 0;
 }
 
-/* What this process is: { id, slot, pid, test, hasWorkers, saysReady, args = { script, ... }, workers = { ... } }. */
+/* What this process is: { id, slot, pid, test, hasWorkers, saysReady, args = { script, ... },
+ * workers = { ... } }. */
 static void push_info(lua_State *L) {
     const struct cm_init *init = &cm_vm_of(L)->session.init;
     lua_createtable(L, 0, 8);

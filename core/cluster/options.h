@@ -25,7 +25,8 @@ struct cm_options {
     uint32_t lru_max_age_ms;
     enum cm_restart restart;
     uint32_t grace_ms;
-    uint32_t wait_ready_ms; /* for a worker to say that it is ready; 0: it need not */
+    /* In which a worker must say that it is ready; 0: it need not. */
+    uint32_t wait_ready_ms;
     char *storage_dir; /* an absolute path */
     enum cm_log_level log_level;
     /* Looks whether the file can be run, without running any of it: 0, or a negative code and one line for

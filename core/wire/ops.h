@@ -32,7 +32,7 @@
  *   UNLISTEN   to the master: flags8 name             nobody in this process listens for it any more
  *   FORK       request: struct cm_script              reply: id32 slot32 pid32      process 0 only
  *   SHUTDOWN   request: -                             reply: -                      process 0 only
- *   ONLINE     to the master: -                       a worker's script runs, or says it is ready; process 0's main task has ended
+ *   ONLINE     to the master: -                       a worker is online; process 0's main task has ended
  *   FAILED     to the master: text                    the uncaught error this process is about to die of
  *   INIT       from the master: struct cm_init        what the process is and shall run; the first frame
  *   STOP       from the master: -                     leave gracefully

@@ -258,16 +258,50 @@ end
 
 local stopping = false
 
---- This process is asked to stop; the loop calls it. Its listeners run, and when they are done it ends.
+-- What is to be told of a stop before the listeners, in the order in which it came: { begin =, drain = }.
+local stops = {}
+
+-- The tasks that a stop waits for.
+local leaving = {}
+
+local function leave(start, fn)
+  leaving[#leaving + 1] = start(runShutdown, fn)
+end
+
+--- Registers what is to come to rest when this process is asked to stop. For this project's modules, not for scripts.
+-- Never waits; works anywhere. An error of either function is reported, and keeps nobody else from finishing.
+-- @tparam function begin takes on nothing new from here on; called before everything else, once
+-- @tparam function drain returns when all is done that was taken on; called behind it as a task, beside the shutdown
+-- listeners, and waited for up to `--grace`
+-- @treturn function forgets both, if the stop has not begun
+function cluster.atStop(begin, drain)
+  if stopping then
+    leave(scheduler.spawn, begin)
+    leave(scheduler.spawn, drain)
+    return function() end
+  end
+  local entry = { begin = begin, drain = drain }
+  table.insert(stops, entry)
+  return function()
+    for i, each in ipairs(stops) do
+      if each == entry then table.remove(stops, i) break end
+    end
+  end
+end
+
+--- This process is asked to stop; the loop calls it. What serves takes on nothing more, the listeners run, and when
+-- they and what was taken on are done the process ends, whatever other tasks are at.
 function cluster.stop()
   if stopping then return end
   stopping = true
-  local tasks = {}
-  for i, fn in ipairs(listeners.shutdown) do tasks[i] = scheduler.spawn(runShutdown, fn) end
+  local begun = table.move(stops, 1, #stops, 1, {})
+  for _, each in ipairs(begun) do leave(scheduler.start, each.begin) end
+  for _, each in ipairs(begun) do leave(scheduler.spawn, each.drain) end
+  for _, fn in ipairs(listeners.shutdown) do leave(scheduler.spawn, fn) end
   scheduler.spawn(function()
     while next(telling) do join((next(telling))) end
     local well = true
-    for _, each in ipairs(tasks) do well = join(each) and well end
+    for _, each in ipairs(leaving) do well = join(each) and well end
     native.exit(well and 0 or 1)
   end)
 end
