@@ -43,6 +43,7 @@ static const char help[] =
     "      --restart WHEN     on-failure (default), always or never\n"
     "      --grace MS         between being asked to stop and being killed (default 5000)\n"
     "      --wait-ready MS    a worker is online when it calls cluster.ready(), within MS (default: off)\n"
+    "      --watchdog MS      end a process whose loop does not come round for MS (default: off)\n"
     "      --log-level LEVEL  error, warn, info (default) or debug\n"
     "      --help, --version\n"
     "\n"
@@ -91,6 +92,7 @@ enum option_id {
     OPT_RESTART,
     OPT_GRACE,
     OPT_WAIT_READY,
+    OPT_WATCHDOG,
     OPT_LOG_LEVEL
 };
 
@@ -106,6 +108,7 @@ static const struct option long_options[] = {
     {"restart", required_argument, NULL, OPT_RESTART},
     {"grace", required_argument, NULL, OPT_GRACE},
     {"wait-ready", required_argument, NULL, OPT_WAIT_READY},
+    {"watchdog", required_argument, NULL, OPT_WATCHDOG},
     {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
     {"help", no_argument, NULL, OPT_HELP},
     {"version", no_argument, NULL, OPT_VERSION},
@@ -168,6 +171,10 @@ static void apply_option(struct cm_options *options, int option, const char *val
     case OPT_WAIT_READY:
         options->wait_ready_ms =
             (uint32_t)parse_number("--wait-ready", value, 1, INT_MAX, "", "milliseconds from 1 on");
+        break;
+    case OPT_WATCHDOG:
+        options->watchdog_ms =
+            (uint32_t)parse_number("--watchdog", value, 100, INT_MAX, "", "milliseconds from 100 on");
         break;
     case OPT_LOG_LEVEL: {
         int level = cm_log_level_of(value);

@@ -15,6 +15,7 @@
 #include "bind/replies.h"
 #include "bind/requests.h"
 #include "bind/short.h"
+#include "bind/stacks.h"
 #include "bind/storages.h"
 #include "bind/vm.h"
 #include "bind/walks.h"
@@ -194,6 +195,7 @@ int cm_bindings_open(lua_State *L) {
         {"hooks", native_hooks},   {NULL, NULL},
     };
     luaL_newlib(L, functions);
+    cm_stacks_open(L);
     cm_requests_open(L);
     cm_short_open(L);
     cm_keys_open(L);

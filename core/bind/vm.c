@@ -57,6 +57,16 @@ _Noreturn void cm_vm_fail(struct cm_vm *vm, struct cm_bytes text) {
     cm_vm_exit(vm, 1);
 }
 
+_Noreturn void cm_vm_fail_at(struct cm_vm *vm, const char *what, const char *trace) {
+    static char text[CM_TRACE_BYTES + 256];
+    uint32_t id = vm->session.init.id;
+    char name[32] = "process 0";
+    if (id)
+        snprintf(name, sizeof name, "worker %u", id);
+    snprintf(text, sizeof text, "%s: %s\n%s", name, what, trace);
+    cm_vm_fail(vm, cm_bytes_of(text));
+}
+
 /* --- calling Lua --- */
 
 static _Noreturn void fail_with_error(struct cm_vm *vm, lua_State *L) {
@@ -259,6 +269,9 @@ int cm_vm_run(void) {
         return 1;
     }
     *(struct cm_vm **)lua_getextraspace(vm->L) = vm;
+    cm_stacks_init(&vm->stacks, vm->L);
+    if (vm->session.init.watchdog_ms)
+        cm_heart_start(vm);
     lua_pushcfunction(vm->L, open_state);
     call_or_fail(vm, 0, 0);
     /* uv.stop() of a script ends a turn, not the process. */

@@ -7,6 +7,8 @@
 #include <uv.h>
 
 #include "base/buf.h"
+#include "bind/heart.h"
+#include "bind/stacks.h"
 #include "cluster/session.h"
 #include "data/documents.h"
 #include "data/lru.h"
@@ -36,6 +38,8 @@ struct cm_vm {
     uv_loop_t loop;
     struct cm_session session;
     lua_State *L;
+    struct cm_stacks stacks;
+    struct cm_heart heart;
     uv_signal_t term;            /* SIGTERM: stop */
     uv_idle_t ready;             /* runs while tasks are ready */
     uv_prepare_t before_wait;    /* before the loop waits for events */
@@ -87,6 +91,9 @@ _Noreturn void cm_vm_exit(struct cm_vm *vm, int code);
 
 /* Leaves with code 1: the text goes to standard error, its first line to the master. */
 _Noreturn void cm_vm_fail(struct cm_vm *vm, struct cm_bytes text);
+
+/* As above, with what has become of this process, and its traceback: "worker 3: <what>", and so on. */
+_Noreturn void cm_vm_fail_at(struct cm_vm *vm, const char *what, const char *trace);
 
 /* Looks whether a script can be run, without running any of it. 0, or a negative code and one line for
  * people: "app.lua:3: unexpected symbol near '='". Needs no vm. */

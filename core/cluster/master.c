@@ -21,6 +21,7 @@
 #include "cluster/sockets.h"
 #include "cluster/storages.h"
 #include "cluster/supervisor.h"
+#include "cluster/watchdog.h"
 #include "data/store.h"
 #include "wire/ops.h"
 
@@ -40,6 +41,7 @@ struct master {
     struct cm_sockets sockets;
     struct cm_hub hub;
     struct cm_supervisor supervisor;
+    struct cm_watchdog watchdog;
     struct cm_buf reply; /* of the store */
     uv_signal_t signals[SIGNALS];
     bool interrupted; /* SIGINT has come once */
@@ -217,6 +219,7 @@ static void on_over(void *owner, int exit_code) {
     cm_storages_stop(&master->storages);
     cm_sockets_stop(&master->sockets);
     cm_hub_stop(&master->hub);
+    cm_watchdog_stop(&master->watchdog);
     cm_supervisor_deinit(&master->supervisor);
 }
 
@@ -361,6 +364,8 @@ int cm_master_run(const struct cm_options *options) {
     if (!err)
         err = cm_hub_init(&master.hub, &master.supervisor);
     if (!err)
+        err = cm_watchdog_init(&master.watchdog, &master.supervisor, options->watchdog_ms);
+    if (!err)
         err = uv_loop_init(&master.loop);
     if (err) {
         cm_log(CM_LOG_ERROR, "the master cannot start: %s", cm_error_text(err));
@@ -381,6 +386,7 @@ int cm_master_run(const struct cm_options *options) {
     cm_storages_start(&master.storages, &master.loop);
     cm_sockets_start(&master.sockets, &master.loop);
     cm_hub_start(&master.hub, &master.loop);
+    cm_watchdog_start(&master.watchdog, &master.loop);
     if (cm_supervisor_start(&master.supervisor))
         on_over(&master, 1);
     uv_run(&master.loop, UV_RUN_DEFAULT);
@@ -389,6 +395,7 @@ int cm_master_run(const struct cm_options *options) {
     cm_changes_deinit(&master.changes);
     cm_storages_deinit(&master.storages);
     cm_hub_deinit(&master.hub);
+    cm_watchdog_deinit(&master.watchdog);
     cm_buf_deinit(&master.reply);
     cm_memory_deinit(&master.memory);
     return master.storages.lost ? 1 : master.exit_code;

@@ -27,7 +27,9 @@ struct cm_options {
     uint32_t grace_ms;
     /* In which a worker must say that it is ready; 0: it need not. */
     uint32_t wait_ready_ms;
-    char *storage_dir; /* an absolute path */
+    uint32_t watchdog_ms;         /* a process that does not answer for so long is ended; 0: none is */
+    uint64_t worker_memory_bytes; /* of each Lua heap; 0: any */
+    char *storage_dir;            /* an absolute path */
     enum cm_log_level log_level;
     /* Looks whether the file can be run, without running any of it: 0, or a negative code and one line for
      * people. Given from outside because this layer knows no Lua. */

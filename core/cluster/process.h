@@ -49,6 +49,7 @@ struct cm_process {
     bool dead;              /* it has ended; what it had sent may not have been handled yet */
     bool stopping;          /* has been asked to stop */
     bool overdue;           /* did not stop in time and was killed for it */
+    bool hung;              /* did not answer, and has been asked to end with a traceback */
     int exit_code;          /* after the end: its exit code, or -1 */
     int signal;             /* after the end: the signal that ended it, or 0 */
     char *last_error;       /* the uncaught error it reported, or what it was killed for; or NULL */

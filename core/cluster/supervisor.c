@@ -91,6 +91,8 @@ static int spawn(struct cm_supervisor *supervisor, uint32_t slot, const struct c
                            .has_workers = options->workers > 0,
                            .says_ready = options->wait_ready_ms > 0,
                            .max_value_bytes = options->max_value_bytes,
+                           .watchdog_ms = options->watchdog_ms,
+                           .heap_bytes = options->worker_memory_bytes,
                            .exit_ms = options->grace_ms > LEAST_EXIT_MS ? options->grace_ms : LEAST_EXIT_MS,
                            .log_level = (uint8_t)options->log_level,
                            .script = *script,
@@ -107,6 +109,7 @@ static int spawn(struct cm_supervisor *supervisor, uint32_t slot, const struct c
         init.rows[init.row_count++] =
             (struct cm_worker_row){living->id, living->slot, (uint32_t)living->child.pid, living->online};
     }
+    atomic_store(&cm_segment_seat(segment, init.seat)->beat, 0);
     struct cm_inherited inherited = {segment->fd, supervisor->memory->bell};
     int err = cm_process_spawn(supervisor->loop, &init, &inherited, options->grace_ms, &process_events,
                                supervisor, process);
@@ -250,7 +253,7 @@ static void on_exit_of(struct cm_process *process) {
         expected = true; /* busted has said what there is to say */
     cm_log(expected ? CM_LOG_INFO : CM_LOG_ERROR, "%s %s", cm_process_name(process),
            cm_process_ending(process));
-    if (process->overdue && supervisor->stopping && !supervisor->options->test)
+    if ((process->overdue || process->hung) && supervisor->stopping && !supervisor->options->test)
         supervisor->exit_code = 1;
     if (process == supervisor->zero)
         zero_exited(supervisor, process);

@@ -61,6 +61,7 @@ struct cm_seat {
     _Atomic uint64_t retiring_rest; /* the fragments to follow */
     _Atomic int64_t entries;        /* linked by it, less those it unlinked */
     _Atomic int32_t pid;            /* 0: the seat is free */
+    _Atomic uint32_t beat;          /* of its loop: core/cluster/watchdog */
     _Atomic uint64_t cache_hits;    /* of all who have sat here */
     _Atomic uint64_t cache_misses;
     _Alignas(CM_CACHE_LINE) _Atomic uint64_t hazards[]; /* a bit for each chunk it is copying from */

@@ -65,6 +65,8 @@ void cm_init_write(struct cm_writer *writer, const struct cm_init *init) {
                                   (init->says_ready ? FLAG_READY : 0)));
     cm_write_u32(writer, init->max_value_bytes);
     cm_write_u32(writer, init->exit_ms);
+    cm_write_u32(writer, init->watchdog_ms);
+    cm_write_u64(writer, init->heap_bytes);
     cm_write_u8(writer, init->log_level);
     cm_script_write(writer, &init->script);
     cm_write_u32(writer, (uint32_t)init->row_count);
@@ -88,6 +90,8 @@ int cm_init_read(struct cm_bytes payload, struct cm_init *init) {
     init->says_ready = flags & FLAG_READY;
     init->max_value_bytes = cm_read_u32(&reader);
     init->exit_ms = cm_read_u32(&reader);
+    init->watchdog_ms = cm_read_u32(&reader);
+    init->heap_bytes = cm_read_u64(&reader);
     init->log_level = cm_read_u8(&reader);
     int err = cm_script_init(&init->script);
     if (!err)

@@ -44,7 +44,9 @@ struct cm_init {
     bool has_workers; /* workers come without anybody forking them */
     bool says_ready;  /* a worker is online when its script says so */
     uint32_t max_value_bytes;
-    uint32_t exit_ms; /* how long a leaving process may wait for the master to take its last frames */
+    uint32_t exit_ms;     /* how long a leaving process may wait for the master to take its last frames */
+    uint32_t watchdog_ms; /* in which its loop must come round; 0: any */
+    uint64_t heap_bytes;  /* that its Lua heap may have; 0: any */
     uint8_t log_level;
     struct cm_script script;
     struct cm_worker_row *rows; /* the process table as it is; owned */

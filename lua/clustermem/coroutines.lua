@@ -2,10 +2,11 @@
 -- coroutine.resume and coroutine.wrap up to the task, and the coroutine goes on where it was.
 -- @module clustermem.coroutines
 
+local native = require "clustermem.native"
 local scheduler = require "clustermem.scheduler"
 
 local WAIT, context = scheduler.WAIT, scheduler.context
-local create, resume, yield, close = coroutine.create, coroutine.resume, coroutine.yield, coroutine.close
+local create, resume, yield, close = coroutine.create, native.resume, coroutine.yield, coroutine.close
 local running, isyieldable, status = coroutine.running, coroutine.isyieldable, coroutine.status
 
 local coroutines = {}

@@ -9,7 +9,7 @@
 local native = require "clustermem.native"
 local errors = require "clustermem.errors"
 
-local create, resume, yield = coroutine.create, coroutine.resume, coroutine.yield
+local create, resume, yield = coroutine.create, native.resume, coroutine.yield
 local running, isyieldable, status = coroutine.running, coroutine.isyieldable, coroutine.status
 local pack, unpack, traceback = table.pack, table.unpack, debug.traceback
 

@@ -113,6 +113,8 @@ static void write_init(struct cm_buf *buf, struct cm_init *init) {
                              .says_ready = true,
                              .max_value_bytes = 1 << 26,
                              .exit_ms = 5000,
+                             .watchdog_ms = 3000,
+                             .heap_bytes = UINT64_C(5) << 32,
                              .log_level = 3,
                              .row_count = 2};
     assert_int_equal(make_script(&init->script, args, env), 0);
@@ -134,6 +136,8 @@ static void check_init(const struct cm_init *arrived, const struct cm_init *init
     assert_int_equal(arrived->says_ready, init->says_ready);
     assert_int_equal(arrived->max_value_bytes, init->max_value_bytes);
     assert_int_equal(arrived->exit_ms, init->exit_ms);
+    assert_int_equal(arrived->watchdog_ms, init->watchdog_ms);
+    assert_int_equal(arrived->heap_bytes, init->heap_bytes);
     assert_int_equal(arrived->log_level, init->log_level);
     same_strings(&arrived->script.args, &init->script.args);
     same_strings(&arrived->script.env, &init->script.env);
