@@ -44,6 +44,7 @@ static const char help[] =
     "      --grace MS         between being asked to stop and being killed (default 5000)\n"
     "      --wait-ready MS    a worker is online when it calls cluster.ready(), within MS (default: off)\n"
     "      --watchdog MS      end a process whose loop does not come round for MS (default: off)\n"
+    "      --worker-memory SIZE  bound of each process's Lua heap (default: none)\n"
     "      --log-level LEVEL  error, warn, info (default) or debug\n"
     "      --help, --version\n"
     "\n"
@@ -93,6 +94,7 @@ enum option_id {
     OPT_GRACE,
     OPT_WAIT_READY,
     OPT_WATCHDOG,
+    OPT_WORKER_MEMORY,
     OPT_LOG_LEVEL
 };
 
@@ -109,6 +111,7 @@ static const struct option long_options[] = {
     {"grace", required_argument, NULL, OPT_GRACE},
     {"wait-ready", required_argument, NULL, OPT_WAIT_READY},
     {"watchdog", required_argument, NULL, OPT_WATCHDOG},
+    {"worker-memory", required_argument, NULL, OPT_WORKER_MEMORY},
     {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
     {"help", no_argument, NULL, OPT_HELP},
     {"version", no_argument, NULL, OPT_VERSION},
@@ -175,6 +178,10 @@ static void apply_option(struct cm_options *options, int option, const char *val
     case OPT_WATCHDOG:
         options->watchdog_ms =
             (uint32_t)parse_number("--watchdog", value, 100, INT_MAX, "", "milliseconds from 100 on");
+        break;
+    case OPT_WORKER_MEMORY:
+        options->worker_memory_bytes = parse_number("--worker-memory", value, 2 << 20, UINT64_C(1) << 46,
+                                                    "KMGT", "a size from 2M to 64T");
         break;
     case OPT_LOG_LEVEL: {
         int level = cm_log_level_of(value);

@@ -136,6 +136,17 @@ static int native_fail(lua_State *L) {
     cm_vm_fail(cm_vm_of(L), text);
 }
 
+/* full() -> of an error "not enough memory" that was raised for --worker-memory, why, and the traceback. */
+static int native_full(lua_State *L) {
+    const struct cm_quota *quota = &cm_vm_of(L)->quota;
+    char why[CM_QUOTA_WHY_BYTES];
+    if (!cm_quota_explain(quota, why))
+        return 0;
+    lua_pushstring(L, why);
+    lua_pushstring(L, quota->trace);
+    return 2;
+}
+
 /* hooks(table): the functions that C calls, by the words of CM_VM_HOOKS, and scheduler.context. */
 static int native_hooks(lua_State *L) {
     static const char *const words[] = {
@@ -188,11 +199,17 @@ static void push_info(lua_State *L) {
 
 int cm_bindings_open(lua_State *L) {
     static const luaL_Reg functions[] = {
-        {"online", native_online}, {"throttle", native_throttle},
-        {"sleep", native_sleep},   {"wake", native_wake},
-        {"hold", native_hold},     {"handles", native_handles},
-        {"exit", native_exit},     {"fail", native_fail},
-        {"hooks", native_hooks},   {NULL, NULL},
+        {"online", native_online},
+        {"throttle", native_throttle},
+        {"sleep", native_sleep},
+        {"wake", native_wake},
+        {"hold", native_hold},
+        {"handles", native_handles},
+        {"exit", native_exit},
+        {"fail", native_fail},
+        {"full", native_full},
+        {"hooks", native_hooks},
+        {NULL, NULL},
     };
     luaL_newlib(L, functions);
     cm_stacks_open(L);

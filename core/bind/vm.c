@@ -69,9 +69,12 @@ _Noreturn void cm_vm_fail_at(struct cm_vm *vm, const char *what, const char *tra
 
 /* --- calling Lua --- */
 
-static _Noreturn void fail_with_error(struct cm_vm *vm, lua_State *L) {
+static _Noreturn void fail_with_error(struct cm_vm *vm, lua_State *L, int status) {
     struct cm_bytes text = {0};
     text.data = (const uint8_t *)lua_tolstring(L, -1, &text.len);
+    char why[CM_QUOTA_WHY_BYTES];
+    if (status == LUA_ERRMEM && cm_quota_explain(&vm->quota, why))
+        cm_vm_fail_at(vm, why, vm->quota.trace);
     cm_vm_fail(vm, text.data ? text : cm_bytes_of("an error that is no text"));
 }
 
@@ -87,8 +90,9 @@ static void call_or_fail(struct cm_vm *vm, int nargs, int nresults) {
     int handler = lua_gettop(L) - nargs;
     lua_pushcfunction(L, traceback);
     lua_insert(L, handler);
-    if (lua_pcall(L, nargs, nresults, handler) != LUA_OK)
-        fail_with_error(vm, L);
+    int status = lua_pcall(L, nargs, nresults, handler);
+    if (status != LUA_OK)
+        fail_with_error(vm, L, status);
     lua_remove(L, handler);
 }
 
@@ -114,7 +118,7 @@ static int call_from_luv(lua_State *L, int nargs, int nresults, int flags) {
     if (status == LUA_OK)
         return lua_gettop(L) - base;
     /* The guard has seen to what the callback raised; this is the guard's own, or memory. */
-    fail_with_error(vm, L);
+    fail_with_error(vm, L, status);
 }
 
 /* --- the loop's events --- */
@@ -270,6 +274,8 @@ int cm_vm_run(void) {
     }
     *(struct cm_vm **)lua_getextraspace(vm->L) = vm;
     cm_stacks_init(&vm->stacks, vm->L);
+    if (vm->session.init.heap_bytes)
+        cm_quota_init(&vm->quota, vm->L, &vm->stacks, (size_t)vm->session.init.heap_bytes);
     if (vm->session.init.watchdog_ms)
         cm_heart_start(vm);
     lua_pushcfunction(vm->L, open_state);

@@ -8,6 +8,7 @@
 
 #include "base/buf.h"
 #include "bind/heart.h"
+#include "bind/quota.h"
 #include "bind/stacks.h"
 #include "cluster/session.h"
 #include "data/documents.h"
@@ -40,6 +41,7 @@ struct cm_vm {
     lua_State *L;
     struct cm_stacks stacks;
     struct cm_heart heart;
+    struct cm_quota quota;
     uv_signal_t term;            /* SIGTERM: stop */
     uv_idle_t ready;             /* runs while tasks are ready */
     uv_prepare_t before_wait;    /* before the loop waits for events */

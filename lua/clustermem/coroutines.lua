@@ -54,14 +54,19 @@ function coroutines.resume(co, ...)
   return settle(co, resumeAs(co, ...))
 end
 
+-- For an error that passes through: a message gets a position, but not that there is no memory.
+local function level(value)
+  return value == "not enough memory" and 0 or 2
+end
+
 -- As Lua's own wrap: the coroutine is closed, and a message gets the position of who called the wrapped function.
 local function unwrap(co, ok, ...)
   if ok then return ... end
   if status(co) == "dead" then
     local closed, why = close(co) -- where a __close raises too, that is the error
-    if not closed then error(why, 2) end
+    if not closed then error(why, level(why)) end
   end
-  error(..., 2)
+  error(..., level((...)))
 end
 
 function coroutines.wrap(fn)

@@ -13,8 +13,11 @@ function errors.text(value)
   return ok and text or "an error whose __tostring fails"
 end
 
---- An uncaught error as it is shown.
+--- An uncaught error as it is shown. That of a full heap is caught too late to see where it was raised.
 function errors.format(value, traceback)
+  local full, where
+  if type(value) == "string" and value:find("not enough memory$") then full, where = native.full() end
+  if full then value, traceback = full, where end
   return ("%s: %s\n%s"):format(name, errors.text(value), traceback)
 end
 
