@@ -21,7 +21,8 @@ hub:once("done", function() hub:removeAllListeners() end) -- handlers keep a pro
 if cluster.worker.slot ~= 1 then return end
 
 -- The others have to be there, with their handlers.
-local others, tries = {}, 0
+local others
+local tries = 0
 repeat
   task.sleep(1)
   tries = tries + 1
