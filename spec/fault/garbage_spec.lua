@@ -147,7 +147,7 @@ describe("bytes that are no frame", function()
     { "a bind of port 65,536", 'frame("bind", key "127.0.0.1" .. string.pack("<I4", 65536))' },
     { "a bind of a relative path", 'frame("bind", key "app.sock" .. string.pack("<I4", 0xffffffff))' },
     { "a bind of a path with a NUL", 'frame("bind", key "/tmp/\\0" .. string.pack("<I4", 0xffffffff))' },
-    { "a bind of a path over 107 bytes", 'frame("bind", key("/" .. ("x"):rep(107)) .. string.pack("<I4", 0xffffffff))' },
+    { "a bind of a long path", 'frame("bind", key("/" .. ("x"):rep(107)) .. string.pack("<I4", 0xffffffff))' },
     { "a bind without a port", 'frame("bind", key "127.0.0.1")' },
     { "something behind a bind's end", 'frame("bind", key "127.0.0.1" .. string.pack("<I4", 80) .. "x")' },
     { "a bind as a notice", 'frame("bind", key "127.0.0.1" .. string.pack("<I4", 80), 0)' },
