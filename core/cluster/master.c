@@ -18,6 +18,7 @@
 #include "cluster/hub.h"
 #include "cluster/locks.h"
 #include "cluster/memory.h"
+#include "cluster/notify.h"
 #include "cluster/sockets.h"
 #include "cluster/storages.h"
 #include "cluster/supervisor.h"
@@ -42,6 +43,7 @@ struct master {
     struct cm_hub hub;
     struct cm_supervisor supervisor;
     struct cm_watchdog watchdog;
+    struct cm_notify notify;
     struct cm_buf reply; /* of the store */
     uv_signal_t signals[SIGNALS];
     bool interrupted; /* SIGINT has come once */
@@ -208,6 +210,16 @@ static void on_change(void *owner, const struct cm_process_event *event) {
     cm_buf_deinit(&payload);
 }
 
+static void on_stage(void *owner, enum cm_stage stage) {
+    struct master *master = owner;
+    if (stage == CM_STAGE_STOPPING)
+        cm_notify_stopping(&master->notify);
+    else if (stage == CM_STAGE_RELOADING)
+        cm_notify_reloading(&master->notify);
+    else
+        cm_notify_ready(&master->notify, master->options->workers);
+}
+
 static void on_over(void *owner, int exit_code) {
     struct master *master = owner;
     master->exit_code = exit_code;
@@ -220,11 +232,12 @@ static void on_over(void *owner, int exit_code) {
     cm_sockets_stop(&master->sockets);
     cm_hub_stop(&master->hub);
     cm_watchdog_stop(&master->watchdog);
+    cm_notify_stop(&master->notify);
     cm_supervisor_deinit(&master->supervisor);
 }
 
-static const struct cm_supervisor_events supervisor_events = {on_frame, on_drained, on_death,
-                                                              on_gone,  on_change,  on_over};
+static const struct cm_supervisor_events supervisor_events = {on_frame,  on_drained, on_death, on_gone,
+                                                              on_change, on_stage,   on_over};
 
 /* --- signals --- */
 
@@ -387,6 +400,8 @@ int cm_master_run(const struct cm_options *options) {
     cm_sockets_start(&master.sockets, &master.loop);
     cm_hub_start(&master.hub, &master.loop);
     cm_watchdog_start(&master.watchdog, &master.loop);
+    cm_notify_init(&master.notify);
+    cm_notify_start(&master.notify, &master.loop);
     if (cm_supervisor_start(&master.supervisor))
         on_over(&master, 1);
     uv_run(&master.loop, UV_RUN_DEFAULT);

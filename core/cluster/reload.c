@@ -6,10 +6,13 @@
 #include "base/log.h"
 
 static void end(struct cm_reload *reload) {
+    bool told = reload->active && !reload->closed;
     reload->active = reload->again = false;
     CM_LIST_EACH(link, reload->slots) {
         cm_slot_at(link)->due = false;
     }
+    if (told)
+        reload->events->on_active(reload->owner, false);
 }
 
 /* Whether a slot has a successor coming or a predecessor going. */
@@ -52,8 +55,8 @@ void cm_reload_step(struct cm_reload *reload) {
         return;
     }
     bool again = reload->again;
-    end(reload);
     cm_log(CM_LOG_INFO, "reload: done");
+    end(reload);
     if (again)
         cm_reload_begin(reload);
 }
@@ -76,6 +79,8 @@ void cm_reload_begin(struct cm_reload *reload) {
         reload->again = true;
         return;
     }
+    reload->active = true;
+    reload->events->on_active(reload->owner, true);
     CM_LIST_EACH(link, reload->slots) {
         struct cm_slot *slot = cm_slot_at(link);
         char line[512];
@@ -88,7 +93,6 @@ void cm_reload_begin(struct cm_reload *reload) {
         slot->due = slot->current || slot->waiting;
     }
     cm_log(CM_LOG_INFO, "reload: one worker at a time");
-    reload->active = true;
     reload->after_id = *reload->last_id;
     cm_reload_step(reload);
 }

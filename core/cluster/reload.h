@@ -13,6 +13,8 @@
 #include "cluster/slot.h"
 
 struct cm_reload_events {
+    /* It begins, or has ended, well or not; but for the end of a cluster that stops. */
+    void (*on_active)(void *owner, bool active);
     /* A slot's successor is to be started, to be its `next`, and to be killed if it is not online in time. 0
      * or a negative code. */
     int (*on_start)(void *owner, struct cm_slot *slot);

@@ -21,6 +21,7 @@ struct cm_slot {
     uv_timer_t timer;        /* until the next start */
     bool waiting;            /* it runs */
     bool due;                /* a reload has still to come here */
+    bool came;               /* a worker has been online here */
     bool failed;             /* the last worker ended otherwise than with exit code 0 */
     bool proven;             /* a worker has had a life here: it did not end within a second */
     unsigned failures;       /* in a row without a life */

@@ -38,6 +38,26 @@ static void emit(struct cm_supervisor *supervisor, enum cm_process_change change
     supervisor->events->on_change(supervisor->owner, &event);
 }
 
+/* No worker is started any more. */
+static void note_stop(struct cm_supervisor *supervisor) {
+    if (supervisor->stopping)
+        return;
+    supervisor->stopping = true;
+    cm_reload_close(&supervisor->reload);
+    supervisor->events->on_stage(supervisor->owner, CM_STAGE_STOPPING);
+}
+
+static void check_ready(struct cm_supervisor *supervisor) {
+    if (supervisor->ready || supervisor->stopping || !supervisor->started)
+        return;
+    CM_LIST_EACH(link, &supervisor->slots) {
+        if (cm_slot_at(link)->number <= supervisor->options->workers && !cm_slot_at(link)->came)
+            return;
+    }
+    supervisor->ready = true;
+    supervisor->events->on_stage(supervisor->owner, CM_STAGE_READY);
+}
+
 /* The run is over when nothing is left of it; process 0 is asked to stop when it alone is left. */
 static void check_over(struct cm_supervisor *supervisor) {
     if (supervisor->over || any_active(supervisor))
@@ -46,8 +66,7 @@ static void check_over(struct cm_supervisor *supervisor) {
     if (supervisor->zero && !supervisor->stopping && supervisor->options->workers == 0)
         return;
     if (!supervisor->stopping) {
-        supervisor->stopping = true;
-        cm_reload_close(&supervisor->reload);
+        note_stop(supervisor);
         supervisor->exit_code = supervisor->slot_failed ? 1 : 0;
     }
     if (supervisor->zero) {
@@ -61,8 +80,7 @@ static void check_over(struct cm_supervisor *supervisor) {
 /* Begins the graceful stop. Its end is found by check_over, which whoever was called from outside calls last:
  * it may free the slots. */
 static void begin_stop(struct cm_supervisor *supervisor) {
-    supervisor->stopping = true;
-    cm_reload_close(&supervisor->reload);
+    note_stop(supervisor);
     CM_LIST_EACH(slot, &supervisor->slots) {
         uv_timer_stop(&cm_slot_at(slot)->timer);
         cm_slot_at(slot)->waiting = false;
@@ -186,6 +204,7 @@ static void start_workers(struct cm_supervisor *supervisor) {
         cm_log(CM_LOG_ERROR, "cannot start the workers: %s", cm_error_text(err));
         give_up(supervisor);
     }
+    check_ready(supervisor);
     check_over(supervisor);
 }
 
@@ -221,6 +240,8 @@ static void worker_exited(struct cm_supervisor *supervisor, struct cm_process *p
         replace(supervisor, slot, process, lived_ms);
     retire(supervisor, slot);
     emit(supervisor, CM_PROCESS_EXIT, process);
+    if (any_active(supervisor))
+        check_ready(supervisor); /* it may have been the last that was waited for */
     cm_reload_step(&supervisor->reload);
 }
 
@@ -287,7 +308,13 @@ static void on_empty(void *owner, struct cm_slot *slot) {
     schedule(slot);
 }
 
-static const struct cm_reload_events reload_events = {on_start, on_empty};
+static void on_active(void *owner, bool active) {
+    struct cm_supervisor *supervisor = owner;
+    if (supervisor->ready)
+        supervisor->events->on_stage(supervisor->owner, active ? CM_STAGE_RELOADING : CM_STAGE_RELOADED);
+}
+
+static const struct cm_reload_events reload_events = {on_active, on_start, on_empty};
 
 int cm_supervisor_init(struct cm_supervisor *supervisor, uv_loop_t *loop, const struct cm_options *options,
                        struct cm_memory *memory, const struct cm_supervisor_events *events, void *owner) {
@@ -334,7 +361,10 @@ void cm_supervisor_online(struct cm_supervisor *supervisor, struct cm_process *p
     }
     cm_log(CM_LOG_DEBUG, "%s is online", cm_process_name(process));
     emit(supervisor, CM_PROCESS_ONLINE, process);
-    cm_reload_note_online(&supervisor->reload, cm_slot_find(&supervisor->slots, process->slot), process);
+    struct cm_slot *slot = cm_slot_find(&supervisor->slots, process->slot);
+    slot->came = true;
+    check_ready(supervisor);
+    cm_reload_note_online(&supervisor->reload, slot, process);
 }
 
 int cm_supervisor_fork(struct cm_supervisor *supervisor, const struct cm_script *script,

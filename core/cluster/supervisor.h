@@ -15,6 +15,15 @@
 #include "cluster/reload.h"
 #include "cluster/slot.h"
 
+/* What the cluster has come to. */
+enum cm_stage {
+    CM_STAGE_READY, /* a worker has been online in each slot of the command line; process 0's main task has
+                       ended */
+    CM_STAGE_RELOADING,
+    CM_STAGE_RELOADED, /* or the reload has failed */
+    CM_STAGE_STOPPING,
+};
+
 struct cm_supervisor_events {
     int (*on_frame)(struct cm_process *process, const struct cm_frame *frame);
     /* Its channel has room for more that nobody has asked for. */
@@ -24,6 +33,8 @@ struct cm_supervisor_events {
     void (*on_gone)(struct cm_process *process);
     /* The process table has changed. */
     void (*on_change)(void *owner, const struct cm_process_event *event);
+    /* The first and the last of these come once. */
+    void (*on_stage)(void *owner, enum cm_stage stage);
     /* The last process has ended; what the run's exit code is. Called once. */
     void (*on_over)(void *owner, int exit_code);
 };
@@ -40,7 +51,8 @@ struct cm_supervisor {
     struct cm_process **seats; /* who sits there; NULL: nobody */
     uint32_t last_id;
     uint32_t last_slot;
-    bool started;  /* the workers of the command line have been started */
+    bool started; /* the workers of the command line have been started */
+    bool ready;
     bool stopping; /* no worker is started any more */
     struct cm_reload reload;
     bool slot_failed; /* the last worker of a slot that is no more had failed */
