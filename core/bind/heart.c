@@ -12,7 +12,8 @@ static struct cm_vm *asked;
 
 /* Relaxed: the number stands for nothing but itself. */
 static void beat(struct cm_vm *vm) {
-    atomic_fetch_add_explicit(&vm->participant.seat->beat, 1, memory_order_relaxed);
+    if (!vm->detached) /* a child that a script has forked has no seat */
+        atomic_fetch_add_explicit(&vm->participant.seat->beat, 1, memory_order_relaxed);
 }
 
 static void on_timer(uv_timer_t *timer) {

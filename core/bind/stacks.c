@@ -96,7 +96,7 @@ static bool append(char text[CM_TRACE_BYTES], const char *line, size_t len) {
 
 void cm_stacks_trace(const struct cm_stacks *stacks, char text[CM_TRACE_BYTES]) {
     static const char cut[] = "\n\t...", tail[] = "\n\t(...tail calls...)";
-    strcpy(text, "stack traceback:");
+    snprintf(text, CM_TRACE_BYTES, "stack traceback:");
     for (const struct cm_stack *at = atomic_load(&stacks->top); at; at = at->below) {
         lua_Debug about;
         for (int level = 0; lua_getstack(at->L, level, &about); level++) {

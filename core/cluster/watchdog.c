@@ -79,8 +79,9 @@ static void on_timer(uv_timer_t *timer) {
     uint64_t now_ms = cm_clock_ms();
     uint64_t passed_ms = now_ms - watchdog->looked_ms;
     watchdog->looked_ms = now_ms;
-    if (passed_ms > 2 * watchdog->look_ms)
-        passed_ms = 2 * watchdog->look_ms;
+    uint64_t most_ms = UINT64_C(2) * watchdog->look_ms;
+    if (passed_ms > most_ms)
+        passed_ms = most_ms;
     for (uint32_t seat = CM_MASTER_SEAT + 1; seat <= watchdog->segment->layout.seats; seat++)
         look_at(watchdog, seat, passed_ms);
 }

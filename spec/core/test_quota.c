@@ -67,7 +67,7 @@ static int run(struct world *world, const char *chunk) {
 
 static void a_full_heap_is_an_error_that_says_where(void **state) {
     (void)state;
-    struct world world;
+    struct world world = {0};
     char why[CM_QUOTA_WHY_BYTES];
     assert_int_equal(start(&world, BOUND_BYTES), 0);
     assert_false(cm_quota_explain(&world.quota, why));
@@ -90,7 +90,7 @@ static void a_full_heap_is_an_error_that_says_where(void **state) {
 
 static void one_string_too_long_is_refused_and_forgotten(void **state) {
     (void)state;
-    struct world world;
+    struct world world = {0};
     assert_int_equal(start(&world, BOUND_BYTES), 0);
     assert_int_equal(run(&world, "return ('x'):rep(1 << 21)"), LUA_ERRMEM);
     assert_string_equal(lua_tostring(world.L, -1), "not enough memory");
@@ -102,7 +102,7 @@ static void one_string_too_long_is_refused_and_forgotten(void **state) {
 
 static void garbage_is_collected_before_anything_is_refused(void **state) {
     (void)state;
-    struct world world;
+    struct world world = {0};
     assert_int_equal(start(&world, BOUND_BYTES), 0);
     assert_int_equal(run(&world, "collectgarbage 'stop'\n"
                                  "kept = ('k'):rep(300000)\n"
@@ -123,7 +123,7 @@ static void count_call(lua_State *L, lua_Debug *about) {
 
 static void a_hook_of_somebody_elses_stays(void **state) {
     (void)state;
-    struct world world;
+    struct world world = {0};
     assert_int_equal(start(&world, BOUND_BYTES), 0);
     lua_sethook(world.L, count_call, LUA_MASKLINE, 0);
     hook_calls = 0;
@@ -152,7 +152,7 @@ static void the_bound_is_named_in_its_unit(void **state) {
 /* Keeps, drops and joins strings and tables, with a caught error now and then. */
 static void random_chunks_are_counted_as_lua_counts(void **state) {
     (void)state;
-    struct world world;
+    struct world world = {0};
     uint64_t seed = 7;
     assert_int_equal(start(&world, BOUND_BYTES), 0);
     assert_int_equal(run(&world, "kept = {}"), LUA_OK);
@@ -178,7 +178,7 @@ static void random_chunks_are_counted_as_lua_counts(void **state) {
 
 static int without_memory(void *data) {
     (void)data;
-    struct world world;
+    struct world world = {0};
     int err = start(&world, 1 << 20);
     if (err)
         return err;
