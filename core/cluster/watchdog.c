@@ -17,6 +17,7 @@ struct cm_watched {
     uint32_t pid;
     uint32_t beat;
     uint64_t still_ms;
+    bool killed;
 };
 
 int cm_watchdog_init(struct cm_watchdog *watchdog, struct cm_supervisor *supervisor, uint32_t limit_ms) {
@@ -55,7 +56,7 @@ static void look_at(const struct cm_watchdog *watchdog, uint32_t seat, uint64_t 
     /* At 0 it has not come to its script yet. */
     bool answers = beat != watched->beat || beat == 0;
     if (!pid || pid != watched->pid || (answers && !process->hung)) {
-        *watched = (struct cm_watched){pid, beat, 0};
+        *watched = (struct cm_watched){.pid = pid, .beat = beat};
         return;
     }
     uint64_t limit_ms = watchdog->limit_ms + cm_watchdog_beat_ms(watchdog->limit_ms);
@@ -63,27 +64,27 @@ static void look_at(const struct cm_watchdog *watchdog, uint32_t seat, uint64_t 
     if (!process->hung && watched->still_ms >= limit_ms) {
         ask(watchdog, process);
         watched->still_ms = limit_ms;
-    } else if (process->hung && watched->still_ms >= limit_ms + TRACE_MS) {
+    } else if (!watched->killed && watched->still_ms >= limit_ms + TRACE_MS) {
         cm_log(CM_LOG_ERROR,
                "%s gives no traceback (it is in C code, in a finalizer, or stands still) and is killed",
                cm_process_name(process));
         cm_process_kill(process);
-        watched->still_ms = limit_ms;
+        watched->killed = true;
     }
 }
 
-/* Between two looks no more time counts than should have passed: otherwise it was the master that stood
- * still, and perhaps everybody. */
-static void on_timer(uv_timer_t *timer) {
-    struct cm_watchdog *watchdog = timer->data;
-    uint64_t now_ms = cm_clock_ms();
-    uint64_t passed_ms = now_ms - watchdog->looked_ms;
-    watchdog->looked_ms = now_ms;
+void cm_watchdog_look(struct cm_watchdog *watchdog, uint64_t now_ms) {
     uint64_t most_ms = UINT64_C(2) * watchdog->look_ms;
+    uint64_t passed_ms = now_ms - watchdog->looked_ms;
     if (passed_ms > most_ms)
         passed_ms = most_ms;
+    watchdog->looked_ms = now_ms;
     for (uint32_t seat = CM_MASTER_SEAT + 1; seat <= watchdog->segment->layout.seats; seat++)
         look_at(watchdog, seat, passed_ms);
+}
+
+static void on_timer(uv_timer_t *timer) {
+    cm_watchdog_look(timer->data, cm_clock_ms());
 }
 
 void cm_watchdog_start(struct cm_watchdog *watchdog, uv_loop_t *loop) {

@@ -35,6 +35,10 @@ static inline uint32_t cm_watchdog_beat_ms(uint32_t limit_ms) {
 int cm_watchdog_init(struct cm_watchdog *watchdog, struct cm_supervisor *supervisor, uint32_t limit_ms);
 void cm_watchdog_deinit(struct cm_watchdog *watchdog);
 
+/* Looks at everybody: to be called every look_ms. Time in which it was not does not count: then it was the
+ * master that stood still, and perhaps everybody. */
+void cm_watchdog_look(struct cm_watchdog *watchdog, uint64_t now_ms);
+
 /* Works on the loop until stop. */
 void cm_watchdog_start(struct cm_watchdog *watchdog, uv_loop_t *loop);
 void cm_watchdog_stop(struct cm_watchdog *watchdog);
