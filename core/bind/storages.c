@@ -143,6 +143,7 @@ static int native_read(lua_State *L) {
 static int native_has(lua_State *L) {
     struct cm_bytes value;
     int err = find(L, "store:has", &value, NULL);
+    cm_buf_reset(&cm_vm_of(L)->value, KEEP_BYTES);
     if (err && err != CM_E_NOTFOUND)
         return cm_requests_push_failure(L, err);
     lua_pushboolean(L, !err);
@@ -165,12 +166,14 @@ static int native_json(lua_State *L) {
         err = cm_buf_append(&vm->scratch, ": ", 2);
     if (!err)
         err = cm_json_write(value, vm->documents.store.clock_ms(), true, &vm->scratch);
+    cm_buf_reset(&vm->value, KEEP_BYTES);
     if (err && err != CM_E_NOTFOUND)
         return cm_requests_push_failure(L, err);
     if (err)
         lua_pushnil(L);
     else
         lua_pushlstring(L, (const char *)vm->scratch.data, vm->scratch.len);
+    cm_buf_reset(&vm->scratch, KEEP_BYTES);
     return 1;
 }
 

@@ -250,7 +250,8 @@ function methods.close(store, callback)
   return scheduler.perform("store:close", callback, close, store, id)
 end
 
---- Removes all documents and the file, and closes every handle of the storage in every process. (w)
+--- Removes all documents and the file, and closes every handle of the storage in every process. (w) What waits for it
+-- elsewhere gets `nil, message, "closed"`.
 -- @function store:destroy
 -- @tparam[opt] function callback
 -- @treturn string "OK"
