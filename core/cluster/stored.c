@@ -30,6 +30,11 @@ struct export {
     const char *before; /* the next line */
 };
 
+/* A stream says why it failed in errno alone. */
+static int failure(void) {
+    return errno ? -errno : -EIO;
+}
+
 static int write_document(struct export *export, struct cm_bytes name, struct cm_bytes body,
                           uint64_t now_ms) {
     export->line.len = 0;
@@ -43,7 +48,8 @@ static int write_document(struct export *export, struct cm_bytes name, struct cm
     if (err)
         return err == CM_E_NOTFOUND ? 0 : err; /* expired */
     export->before = ",\n";
-    return fwrite(export->line.data, 1, export->line.len, export->out) == export->line.len ? 0 : -EIO;
+    errno = 0;
+    return fwrite(export->line.data, 1, export->line.len, export->out) == export->line.len ? 0 : failure();
 }
 
 static int export_document(void *data, uint64_t number, struct cm_bytes name, struct cm_bytes bytes) {
@@ -59,11 +65,10 @@ int cm_stored_export(const char *filename, FILE *out, char *text, size_t text_by
     text[0] = 0;
     int err = cm_durable_read(filename, export_document, &export, text, text_bytes);
     cm_buf_deinit(&export.line);
-    if (!err && fputs(export.before[0] == ',' ? "\n}\n" : "{}\n", out) < 0)
-        err = -EIO;
-    if (!err && fflush(out))
-        err = -errno;
+    errno = 0;
+    if (!err && (fputs(export.before[0] == ',' ? "\n}\n" : "{}\n", out) < 0 || fflush(out)))
+        err = failure();
     if (err && !text[0])
-        snprintf(text, text_bytes, "%s: %s", filename, cm_error_text(err));
+        snprintf(text, text_bytes, "cannot write the documents of %s: %s", filename, cm_error_text(err));
     return err;
 }

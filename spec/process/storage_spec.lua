@@ -603,6 +603,24 @@ describe("a storage", function()
       shell = '{ "$0" "$@"; echo "code $?" >&2; } | head -n 1; exit 0' }
     assert.equal("{\n", e.out)
     assert.matches("^code %d+\n$", e.err)
+    -- A full disk, met while the documents are written, or with the last of them.
+    local small = run [[ assert(Storage.new("s")):set("k", 1) ]]
+    for _, folder in ipairs { c.folder, small.folder } do
+      e = clusters.run { args = { "export", folder .. "/s.db" }, shell = "exec > /dev/full" }
+      assert.equal(1, e.code)
+      assert.equal("clustermem: cannot write the documents of " .. folder .. "/s.db: No space left on device\n", e.err)
+    end
+  end)
+
+  it("is exported by a command that takes one file", function()
+    for _, args in ipairs { {}, { "one.db", "two.db" }, { "--unknown", "one.db" } } do
+      local e = clusters.run { args = { "export", table.unpack(args) } }
+      assert.equal(2, e.code)
+      assert.matches("^clustermem: [^\n]+ %(see clustermem %-%-help%)\n$", e.err)
+    end
+    local e = clusters.run { args = { "export", "--help" } }
+    assert.equal(0, e.code)
+    assert.matches("clustermem export FILE.db", e.out)
   end)
 
   it("can be used by process 0, by callbacks, and by tasks side by side", function()
