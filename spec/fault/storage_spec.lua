@@ -96,6 +96,40 @@ describe("a storage's file", function()
     c:waitExit()
   end)
 
+  it("has what one process was acknowledged when another one's sync or close has returned", function()
+    for _, method in ipairs { "sync", "close" } do
+      local c = clusters.start { workers = 2, "--restart", "never", app = ([[
+        local store = assert(require("clustermem.storage").new("s"))
+        memory.increment("open")
+        while memory.get("open") < 2 do task.sleep(1) end
+        if cluster.worker.slot == 1 then
+          for i = 1, 100 do assert(store:set("k" .. i, { i, ("x"):rep(i * 100) })) end
+          assert(store:delete("k50") == "OK")
+          memory.set("acknowledged", true)
+        else
+          while not memory.get("acknowledged") do task.sleep(1) end
+          assert(store:%s() == "OK")
+          print "covered"
+        end
+        task.sleep(60000)
+      ]]):format(method) }
+      c:waitFor("covered\n")
+      for pid in pairs(c:processes()) do uv.kill(pid, "sigkill") end
+      c:kill("sigkill")
+      c:waitExit()
+      c:waitGone()
+      local after = clusters.run { "--storage-dir", c.folder, app = [[
+        local store = assert(require("clustermem.storage").new("s"))
+        for i = 1, 100 do
+          local doc = store:get("k" .. i)
+          assert(i == 50 and doc == nil or doc[1] == i and #doc[2] == i * 100)
+        end
+        print "whole"
+      ]] }
+      assert.equal("whole\n", after.out, after.err)
+    end
+  end)
+
   -- Starts on what is there, and writes until somebody ends it; says what has been acknowledged.
   local counting = [[
     io.stdout:setvbuf("line")
@@ -149,6 +183,88 @@ describe("a storage's file", function()
       assert.matches("interrupted again", c.err)
       assert.not_matches("documents are lost", c.err)
     end)
+  end)
+
+  it("stays whole when processes that do anything with it, at random, are killed one after the other", function()
+    local c = clusters.start { workers = 0, "--restart", "never", "--log-level", "warn", boot = ([[
+      local Storage = require "clustermem.storage"
+      local workers, over, failed = {}, false, false
+      local function fork() workers[#workers + 1] = assert(cluster.fork { script = "worker.lua" }) end
+      cluster.on("exit", function(worker, code, signal)
+        if not over then fork() end
+        failed = failed or signal ~= "SIGKILL" and not over
+        if failed then print("worker", worker.id, code, signal) end
+      end)
+      for _ = 1, 3 do fork() end
+      local from = uv.now()
+      while not failed and uv.now() - from < %d do
+        task.sleep(math.random(0, 80))
+        uv.kill(table.remove(workers, math.random(#workers)).pid, "sigkill")
+        while #workers < 3 do task.sleep(1) end
+      end
+      over = true
+      for _, worker in ipairs(workers) do uv.kill(worker.pid, "sigkill") end
+      for i = 1, 2 do
+        local store = assert(Storage.new("s" .. i))
+        assert(store:set("after", { i }) and store:sync() == "OK" and store:get("after[1]") == i and store:export())
+        assert(store:close() == "OK")
+      end
+      assert(not failed and memory.get("operations") > 500)
+      while memory.get("operations") do memory.clear() end
+      print("used", memory.stats().used)
+    ]]):format(os.getenv("CM_LONG") and 60000 or 2500), limit = os.getenv("CM_LONG") and 80000 or nil, files = {
+      ["worker.lua"] = [[
+      local memory, task, cluster = require "clustermem", require "clustermem.task", require "clustermem.cluster"
+      local Storage = require "clustermem.storage"
+      math.randomseed(cluster.worker.id)
+      local stores = {}
+      -- What somebody has closed or destroyed meanwhile raises, or says so.
+      local function try(method, ...)
+        local store = stores[math.random(2)]
+        if not store then return end
+        local results = table.pack(pcall(store[method], store, ...))
+        local code = results[4]
+        if not results[1] then
+          assert(results[2]:find("the storage is closed", 1, true), results[2])
+        elseif results[2] == nil then
+          assert(code == "closed" or code == "conflict", results[3])
+        end
+      end
+      local function some() return "d" .. math.random(50) end
+      local function value()
+        local n = math.random(1000)
+        return { n = n, text = ("x"):rep(n * 7 % 2000) }
+      end
+      local actions = {
+        function() stores[math.random(2)] = assert(Storage.new("s" .. math.random(2), { gcInterval = 20 })) end,
+        function() try("set", some(), value()) end,
+        function() try("set", some(), value(), math.random(100)) end,
+        function() try("set", some() .. ".more.deep", value(), math.random(100)) end,
+        function() try("delete", some()) end,
+        function() try("update", "count", function(n) return (n or 0) + 1 end) end,
+        function() try("sync") end,
+        function() try("export") end,
+        function() try(math.random(10) == 1 and "destroy" or math.random(3) == 1 and "close" or "sync") end,
+        function()
+          for _, store in pairs(stores) do
+            local ok, doc = pcall(store.get, store, some())
+            assert(not ok or not doc or not doc.n or #doc.text == doc.n * 7 % 2000, "a document is torn")
+          end
+        end,
+      }
+      local function work()
+        while true do
+          actions[math.random(#actions)]()
+          memory.increment("operations")
+        end
+      end
+      local works = {}
+      for i = 1, 8 do works[i] = work end
+      task.all(works)
+    ]] } }
+    c:waitExit()
+    local used = c.out:match("used\t(%d+)\n")
+    if not used or tonumber(used) > 4096 then c:fail("it ended with " .. (used or "no") .. " bytes in use") end
   end)
 
   it("takes what could not be written when there is room again; until then sync says so", function()

@@ -349,6 +349,17 @@ describe("a storage", function()
     ]])
   end)
 
+  it("takes names of letters, digits and three signs", function()
+    run [[
+      for _, name in ipairs { "a", "-", "_", "0", "A.z_0-9..", ("x"):rep(128) } do
+        local store = assert(Storage.new(name))
+        assert(store.name == name and store.filename == store.path .. "/" .. name .. ".db")
+        assert(uv.fs_stat(store.filename))
+        assert(store:set("k", name) and store:close() == "OK" and assert(Storage.new(name)):get("k") == name)
+      end
+    ]]
+  end)
+
   it("refuses bad names, options, folders and another path for one name", function()
     run [[
       for _, name in ipairs { "", ".hidden", "a/b", "..", ("x"):rep(129), "a b", "a\0b", "é" } do

@@ -84,6 +84,26 @@ describe("a storage's state", function()
     assert.equal("ok\n", c.out)
   end)
 
+  it("is the same for the workers of a reload as for those before them", function()
+    local c = clusters.start { workers = 2, app = storages.requires .. [[
+      local store = assert(Storage.new("s"))
+      print("opened " .. store:update("opened", function(n) return (n or 0) + 1 end))
+      cluster.on("shutdown", function()
+        assert(store:set("left.w" .. cluster.worker.id, true))
+        store:close()
+      end)
+      task.sleep(60000)
+    ]] }
+    c:waitFor("opened 2\n")
+    c:kill("sighup")
+    c:waitFor("opened 4\n")
+    c:waitUntil("the end of the old ones", function() return c:count("exited with code 0", "err") == 2 end)
+    c:kill("sigterm")
+    assert.equal(0, c:waitExit(), c.err)
+    local e = clusters.run { args = { "export", c.folder .. "/s.db" } }
+    assert.same({ opened = 4, left = { w1 = true, w2 = true, w3 = true, w4 = true } }, require("cjson").decode(e.out))
+  end)
+
   it("is one for all who open it at the same time, also while it is being closed", function()
     run([[
       local mine = 0
