@@ -231,13 +231,18 @@ static int on_write(void *data, uint64_t number, struct cm_bytes name, struct cm
     struct cm_storages *storages = storage->owner;
     struct cm_bytes body;
     int err = cm_documents_take(&storages->documents, storage->id, name, number, &body);
-    return err ? err : cm_stored_write(body, storages->documents.store.clock_ms(), cm_clock_wall_ms(), out);
+    if (!err)
+        err = cm_stored_write(body, storages->documents.store.clock_ms(), cm_clock_wall_ms(), out);
+    cm_documents_rest(&storages->documents);
+    return err;
 }
 
 /* The opening has ended. */
 static void on_open(void *data, int code, const char *text) {
     struct cm_storage *storage = data;
     struct cm_storages *storages = storage->owner;
+    cm_documents_rest(&storages->documents);
+    cm_buf_reset(&storages->body, CM_CHANNEL_MARK_BYTES);
     if (!code && !storages->stopping) {
         code = cm_documents_begin(&storages->documents, storage->id);
         text = cm_error_text(code);

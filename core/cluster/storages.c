@@ -215,7 +215,9 @@ bool cm_storages_does(uint8_t op) {
 int cm_storages_do(struct cm_storages *storages, struct cm_process *process, const struct cm_frame *frame) {
     struct request request = {.storages = storages, .process = process, .frame = frame};
     cm_reader_init(&request.in, frame->payload);
-    return operations[frame->op](&request);
+    int err = operations[frame->op](&request);
+    cm_documents_rest(&storages->documents);
+    return err;
 }
 
 /* --- the gone --- */

@@ -26,6 +26,11 @@ void cm_documents_deinit(struct cm_documents *documents) {
     cm_buf_deinit(&documents->next);
 }
 
+void cm_documents_rest(struct cm_documents *documents) {
+    cm_buf_reset(&documents->old, KEEP_BYTES);
+    cm_buf_reset(&documents->next, KEEP_BYTES);
+}
+
 /* --- keys --- */
 
 static int make_key(struct cm_documents *documents, uint32_t storage, struct cm_bytes name,
@@ -156,8 +161,7 @@ static int begin(struct cm_documents *documents, uint32_t storage, struct cm_byt
                  struct cm_document_change *change) {
     *change = (struct cm_document_change){0};
     *body = (struct cm_bytes){0};
-    cm_buf_reset(&documents->old, KEEP_BYTES);
-    cm_buf_reset(&documents->next, KEEP_BYTES);
+    cm_documents_rest(documents);
     int err = cm_path_check(*path);
     if (!err)
         err = cm_path_split(path, &change->name);
@@ -239,8 +243,7 @@ int cm_documents_purge(struct cm_documents *documents, uint32_t storage, struct 
     struct cm_bytes body;
     uint64_t present;
     *change = (struct cm_document_change){.name = name};
-    cm_buf_reset(&documents->old, KEEP_BYTES);
-    cm_buf_reset(&documents->next, KEEP_BYTES);
+    cm_documents_rest(documents);
     int err = read_document(documents, storage, name, &documents->old, &change->number, &body, &present);
     if (!err)
         err = cm_buf_append(&documents->next, &change->number, sizeof change->number);

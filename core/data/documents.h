@@ -30,6 +30,9 @@ void cm_documents_init(struct cm_documents *documents, struct cm_participant *pa
                        int (*make_room)(void *data, uint64_t bytes, uint64_t freed_bytes), void *data);
 void cm_documents_deinit(struct cm_documents *documents);
 
+/* Gives back what large documents have taken of the caller's own memory; views into it are over. */
+void cm_documents_rest(struct cm_documents *documents);
+
 /* --- reading: anybody's. Nothing here waits, but as core/data/store says --- */
 
 /* Whether the storage is open. `closed` is the caller's memory of how many had been closed when it was last
@@ -85,9 +88,9 @@ int cm_documents_purge(struct cm_documents *documents, uint32_t storage, struct 
 /* Whether there is such a thing in it. */
 bool cm_documents_is_due(struct cm_documents *documents, uint32_t storage, struct cm_bytes name);
 
-/* The whole document of that name and number, to be kept elsewhere, and back. The times in it are of the
- * store's clock; `replaced` is the number of one that was there under that name, or 0. 0; CM_E_NOTFOUND;
- * CM_E_BADVALUE where the body is none; CM_E_NOMEMORY. */
+/* The whole document of that name and number, to be kept elsewhere (a view, until the next call), and back.
+ * The times in it are of the store's clock; `replaced` is the number of one that was there under that name,
+ * or 0. 0; CM_E_NOTFOUND; CM_E_BADVALUE where the body is none; CM_E_NOMEMORY. */
 int cm_documents_take(struct cm_documents *documents, uint32_t storage, struct cm_bytes name, uint64_t number,
                       struct cm_bytes *body);
 int cm_documents_put(struct cm_documents *documents, uint32_t storage, struct cm_bytes name, uint64_t number,
