@@ -2,6 +2,8 @@
  * clock that the test turns. */
 #include "data/documents.h"
 
+#include <pthread.h>
+
 #include "data/document.h"
 #include "data/path.h"
 #include "spec/core/alloc_failure.h"
@@ -737,6 +739,69 @@ static void the_sweep_tells_what_is_due_and_removes_nothing(void **state) {
     close_documents();
 }
 
+/* --- beside each other --- */
+
+static _Atomic bool over;
+
+/* What is wrong with what a reader finds, or NULL: an array has its own length in each of its elements, and a
+ * document's versions grow. */
+static const char *read_once(struct cm_buf *buf, uint64_t *last_version) {
+    struct cm_bytes value;
+    struct cm_item item;
+    uint64_t version;
+    static const uint8_t path[] = {0xa1, 'd'};
+    int err = cm_documents_get(&reader, 1, (struct cm_bytes){path, sizeof path}, buf, &value, &version);
+    if (err)
+        return err == CM_E_NOTFOUND && version == 0 ? NULL : "it cannot be read";
+    if (version < *last_version)
+        return "its version went back";
+    *last_version = version;
+    if (cm_item_take(&value, &item) || item.kind != CM_ITEM_ARRAY || item.count != value.len)
+        return "it is torn";
+    for (size_t i = 0; i < value.len; i++)
+        if (value.data[i] != value.len)
+            return "it is mixed";
+    return NULL;
+}
+
+static void *read_on(void *data) {
+    const char **wrong = data;
+    struct cm_buf buf = {0};
+    uint64_t last_version = 0, count = 0;
+    for (; !*wrong && (!atomic_load(&over) || count == 0); count++)
+        *wrong = read_once(&buf, &last_version);
+    cm_buf_deinit(&buf);
+    return NULL;
+}
+
+static void a_reader_sees_whole_documents_beside_the_writer(void **state) {
+    (void)state;
+    assert_int_equal(open_documents(4 << 20), 0);
+    atomic_store(&over, false);
+    const char *wrong = NULL;
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, read_on, &wrong), 0);
+    uint64_t random = 1;
+    double until = stores_seconds() + 0.5;
+    while (stores_seconds() < until) {
+        uint8_t bytes[128];
+        struct cm_document_change change;
+        uint8_t len = (uint8_t)(1 + random_below(&random, 100));
+        memcpy(bytes, (uint8_t[]){0xdc, 0, len}, 3);
+        memset(bytes + 3, len, len);
+        assert_int_equal(set(1, "d", (struct cm_bytes){bytes, len + 3u}, &change), 0);
+        if (random_below(&random, 50) == 0)
+            assert_int_equal(drop(1, "d", NULL, &change), 0);
+        if (random_below(&random, 100) == 0)
+            stores_tend(&stores, true);
+    }
+    atomic_store(&over, true);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    if (wrong)
+        fail_msg("%s", wrong);
+    close_documents();
+}
+
 /* --- allocations that fail --- */
 
 /* Each operation is tried once; what failed has changed nothing. Returns whether one did. */
@@ -807,6 +872,7 @@ int main(void) {
         cmocka_unit_test(a_storage_is_open_between_begin_and_end),
         cmocka_unit_test(the_sweep_tells_what_is_due_and_removes_nothing),
         cmocka_unit_test(random_operations_match_trees),
+        cmocka_unit_test(a_reader_sees_whole_documents_beside_the_writer),
         cmocka_unit_test(failed_allocations_change_nothing),
     };
     return cmocka_run_group_tests_name("documents", tests, NULL, NULL);
