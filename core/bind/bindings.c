@@ -14,6 +14,7 @@
 #include "bind/locks.h"
 #include "bind/replies.h"
 #include "bind/requests.h"
+#include "bind/serving.h"
 #include "bind/short.h"
 #include "bind/stacks.h"
 #include "bind/storages.h"
@@ -63,10 +64,8 @@ static int native_sleep(lua_State *L) {
     struct timer *timer = calloc(1, sizeof *timer);
     if (!timer)
         return cm_requests_refuse(L, CM_E_NOMEMORY);
-    if (++vm->last_timer == 0)
-        vm->last_timer = 1;
     timer->vm = vm;
-    timer->id = -(lua_Integer)vm->last_timer;
+    timer->id = cm_vm_own_id(vm);
     /* The loop's time is that of its last turn; a task that computed since would sleep too short. */
     uv_update_time(&vm->loop);
     uv_timer_init(&vm->loop, &timer->timer);
@@ -222,6 +221,7 @@ int cm_bindings_open(lua_State *L) {
     cm_listens_open(L);
     cm_storages_open(L);
     cm_hub_open(L);
+    cm_serving_open(L);
     push_info(L);
     lua_setfield(L, -2, "info");
     return 1;

@@ -24,7 +24,8 @@
     XX(PROCESS, "process") /* process(change, row, more [, code, signal]): the process table changed */   \
     XX(RUN, "run")         /* run() -> whether tasks are still ready */                                   \
     XX(STOP, "stop")       /* stop(): leave gracefully */                                                 \
-    XX(GUARD, "guard")     /* guard(fn, ...): calls a luv callback */
+    XX(GUARD, "guard")     /* guard(fn, ...): calls a luv callback */                                     \
+    XX(SERVE, "serve")     /* serve(server, exchange): an HTTP request has come */
 
 enum { CM_VM_GUARDS = 64 }; /* kept for use again */
 
@@ -86,6 +87,9 @@ struct cm_vm *cm_vm_of(lua_State *L);
 /* Calls a hook with the nargs values on top of the main state's stack. An error that gets here is one in our
  * own Lua code, or of memory: it ends the process. With `result`, its first result as a boolean. */
 void cm_vm_call(struct cm_vm *vm, enum cm_vm_hook hook, int nargs, bool *result);
+
+/* An id for the reply hook that is no request's: it is negative. */
+lua_Integer cm_vm_own_id(struct cm_vm *vm);
 
 /* Leaves the process: issued frames go out first, then what C streams have buffered. The state is not closed.
  */

@@ -9,6 +9,7 @@ local loader = require "clustermem.loader"
 local cluster = require "clustermem.cluster"
 local listeners = require "clustermem.listeners"
 local mail = require "clustermem.mail"
+local http = require "clustermem.http"
 local loop = require "clustermem.loop"
 
 local info = native.info
@@ -37,6 +38,7 @@ return function()
     run = scheduler.run,
     stop = cluster.stop,
     guard = loop.guard,
+    serve = http.dispatch,
     context = scheduler.context,
   }
   os.exit = function(code) -- luacheck: ignore

@@ -1,0 +1,376 @@
+#include "bind/serving.h"
+
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bind/calls.h"
+#include "cluster/head.h"
+#include "cluster/server.h"
+#include "data/json.h"
+
+enum { OK = 200, INTERNAL_ERROR = 500 };
+
+/* --- what the server calls --- */
+
+/* The reply without results to this id. */
+static void wake(struct cm_vm *vm, lua_Integer id) {
+    lua_pushinteger(vm->L, id);
+    cm_vm_call(vm, CM_VM_HOOK_REPLY, 1, NULL);
+}
+
+struct place {
+    struct cm_vm *vm;
+    lua_Integer closed; /* the id of the reply that says so */
+};
+
+static struct place *place_of(const struct cm_exchange *exchange) {
+    return cm_server_of(exchange)->owner;
+}
+
+static void on_request(struct cm_exchange *exchange) {
+    struct cm_vm *vm = place_of(exchange)->vm;
+    lua_pushlightuserdata(vm->L, cm_server_of(exchange));
+    lua_pushlightuserdata(vm->L, exchange);
+    cm_vm_call(vm, CM_VM_HOOK_SERVE, 2, NULL);
+}
+
+static bool is_read_ready(const struct cm_exchange *exchange) {
+    return exchange->complete || exchange->discards || !exchange->connection ||
+           cm_exchange_unread(exchange).len > 0;
+}
+
+static void on_progress(struct cm_exchange *exchange) {
+    struct cm_vm *vm = place_of(exchange)->vm;
+    lua_Integer reader = exchange->reader, writer = exchange->writer;
+    if (reader && is_read_ready(exchange)) {
+        exchange->reader = 0;
+        wake(vm, reader);
+    }
+    if (writer && !cm_exchange_is_full(exchange)) {
+        exchange->writer = 0;
+        wake(vm, writer);
+    }
+}
+
+static void on_closed(struct cm_server *server) {
+    struct place *place = server->owner;
+    wake(place->vm, place->closed);
+    free(place);
+}
+
+static const struct cm_server_events server_events = {
+    .exchange = {on_request, on_progress},
+    .on_closed = on_closed,
+};
+
+/* --- servers --- */
+
+static uint64_t number_field(lua_State *L, const char *name) {
+    lua_getfield(L, 2, name);
+    lua_Integer value = lua_tointeger(L, -1);
+    lua_pop(L, 1);
+    return value < 0 ? 0 : (uint64_t)value;
+}
+
+/* The string stays in the table. */
+static const char *text_field(lua_State *L, const char *name) {
+    lua_getfield(L, 2, name);
+    const char *text = lua_tostring(L, -1);
+    lua_pop(L, 1);
+    return text;
+}
+
+static int push_port(lua_State *L, int fd) {
+    struct sockaddr_storage address = {0};
+    socklen_t len = sizeof address;
+    getsockname(fd, (struct sockaddr *)&address, &len);
+    if (address.ss_family == AF_INET)
+        lua_pushinteger(L, ntohs(((const struct sockaddr_in *)&address)->sin_port));
+    else if (address.ss_family == AF_INET6)
+        lua_pushinteger(L, ntohs(((const struct sockaddr_in6 *)&address)->sin6_port));
+    else
+        lua_pushnil(L);
+    return 1;
+}
+
+/* httpServe(fd, options) -> server, the id of the reply that says that it is closed, port | nil, message,
+ * code. The descriptor is taken over. Options are checked by the caller. */
+static int native_serve(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    int fd = (int)luaL_checkinteger(L, 1);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lua_getfield(L, 2, "stream");
+    struct cm_server_options options = {
+        .max_header_bytes = number_field(L, "maxHeader"),
+        .max_body_bytes = number_field(L, "maxBody"),
+        .max_connections = (unsigned)number_field(L, "maxConnections"),
+        .idle_ms = number_field(L, "idleTimeout"),
+        .header_ms = number_field(L, "headerTimeout"),
+        .streamed = lua_toboolean(L, -1),
+        .cert = text_field(L, "cert"),
+        .key = text_field(L, "key"),
+    };
+    push_port(L, fd);
+    struct place *place = calloc(1, sizeof *place);
+    if (!place) {
+        close(fd);
+        return cm_requests_push_failure(L, CM_E_NOMEMORY);
+    }
+    *place = (struct place){vm, cm_vm_own_id(vm)};
+    char reason[CM_SERVER_REASON_BYTES];
+    struct cm_server *server;
+    int err = cm_server_new(&vm->loop, fd, &options, &server_events, place, reason, &server);
+    if (err) {
+        free(place);
+        lua_pushnil(L);
+        lua_pushstring(L, reason);
+        lua_pushstring(L, cm_error_name(err));
+        return 3;
+    }
+    lua_pushlightuserdata(L, server);
+    lua_pushinteger(L, place->closed);
+    lua_pushvalue(L, -3);
+    return 3;
+}
+
+/* httpStop(server) */
+static int native_stop(lua_State *L) {
+    cm_server_stop(lua_touserdata(L, 1));
+    return 0;
+}
+
+/* --- what a request says: each takes the exchange first --- */
+
+static int push_bytes(lua_State *L, struct cm_bytes bytes) {
+    lua_pushlstring(L, (const char *)bytes.data, bytes.len);
+    return 1;
+}
+
+/* httpMethod(exchange) -> string */
+static int native_method(lua_State *L) {
+    return push_bytes(L, cm_exchange_method(lua_touserdata(L, 1)));
+}
+
+/* httpTarget(exchange) -> string */
+static int native_target(lua_State *L) {
+    const struct cm_exchange *exchange = lua_touserdata(L, 1);
+    return push_bytes(L, cm_buf_view(&exchange->target));
+}
+
+/* httpRemote(exchange) -> string | nil */
+static int native_remote(lua_State *L) {
+    char address[CM_EXCHANGE_ADDRESS_BYTES];
+    cm_exchange_remote(lua_touserdata(L, 1), address);
+    if (address[0])
+        lua_pushstring(L, address);
+    else
+        lua_pushnil(L);
+    return 1;
+}
+
+static void push_lower(lua_State *L, struct cm_bytes name) {
+    luaL_Buffer buffer;
+    char *room = luaL_buffinitsize(L, &buffer, name.len);
+    for (size_t i = 0; i < name.len; i++)
+        room[i] = (char)tolower(name.data[i]);
+    luaL_pushresultsize(&buffer, name.len);
+}
+
+/* Adds to the table on top of the stack. */
+static void set_field(void *context, struct cm_bytes name, struct cm_bytes value) {
+    lua_State *L = context;
+    push_lower(L, name);
+    lua_pushvalue(L, -1);
+    if (lua_rawget(L, -3) == LUA_TSTRING) {
+        lua_pushstring(L, cm_head_is_word(name, "cookie") ? "; " : ", ");
+        push_bytes(L, value);
+        lua_concat(L, 3);
+    } else {
+        lua_pop(L, 1);
+        push_bytes(L, value);
+    }
+    lua_rawset(L, -3);
+}
+
+/* httpHeaders(exchange) -> { [lower-case name] = value } */
+static int native_headers(lua_State *L) {
+    lua_newtable(L);
+    cm_exchange_each(lua_touserdata(L, 1), set_field, L);
+    return 1;
+}
+
+/* httpBody(exchange) -> all of it */
+static int native_body(lua_State *L) {
+    struct cm_exchange *exchange = lua_touserdata(L, 1);
+    push_bytes(L, cm_exchange_unread(exchange));
+    cm_exchange_take(exchange);
+    return 1;
+}
+
+/* httpRead(exchange) -> chunk | the id of a reply behind which to try again | nil: that was all | nil,
+ * message, code */
+static int native_read(lua_State *L) {
+    struct cm_exchange *exchange = lua_touserdata(L, 1);
+    if (cm_exchange_unread(exchange).len)
+        return native_body(L);
+    if (exchange->discards || (!exchange->complete && !exchange->connection))
+        return cm_requests_push_failure(L, CM_E_CLOSED);
+    if (exchange->complete) {
+        lua_pushnil(L);
+        return 1;
+    }
+    if (!exchange->reader)
+        exchange->reader = cm_vm_own_id(cm_vm_of(L));
+    lua_pushinteger(L, exchange->reader);
+    return 1;
+}
+
+/* --- the answer --- */
+
+static _Noreturn void refuse(lua_State *L, const char *text) {
+    lua_pushstring(L, text);
+    cm_requests_blame(L);
+}
+
+static void check_unbegun(lua_State *L, const struct cm_exchange *exchange, const char *what) {
+    if (exchange->begun || exchange->finished) {
+        lua_pushfstring(L, "%s: the answer has begun", what);
+        cm_requests_blame(L);
+    }
+}
+
+/* httpStatus(exchange, status) */
+static int native_status(lua_State *L) {
+    struct cm_exchange *exchange = lua_touserdata(L, 1);
+    int is_integer;
+    lua_Integer status = lua_tointegerx(L, 2, &is_integer);
+    if (!is_integer || lua_type(L, 2) != LUA_TNUMBER || status < OK || status > 599)
+        refuse(L, "response:status: the status must be an integer from 200 to 599");
+    check_unbegun(L, exchange, "response:status");
+    exchange->status = (unsigned)status;
+    return 0;
+}
+
+static bool is_ours(struct cm_bytes name, struct cm_bytes value) {
+    return cm_head_is_word(name, "content-length") || cm_head_is_word(name, "transfer-encoding") ||
+           (cm_head_is_word(name, "connection") && !cm_head_is_word(value, "close"));
+}
+
+/* httpField(exchange, name, value) */
+static int native_field(lua_State *L) {
+    static const char what[] = "response:header";
+    struct cm_exchange *exchange = lua_touserdata(L, 1);
+    if (lua_type(L, 2) != LUA_TSTRING || !cm_head_is_token(to_bytes(L, 2)))
+        refuse(L, "response:header: the name must be a token of HTTP, like Content-Type");
+    if ((lua_type(L, 3) != LUA_TSTRING && lua_type(L, 3) != LUA_TNUMBER) || !cm_head_is_value(to_bytes(L, 3)))
+        refuse(L,
+               "response:header: the value must be a string without control characters (CR, LF, NUL, ...), "
+               "and not empty");
+    struct cm_bytes name = to_bytes(L, 2), value = to_bytes(L, 3);
+    check_unbegun(L, exchange, what);
+    if (is_ours(name, value)) {
+        lua_pushfstring(L, "%s: %s is the server's to say", what, (const char *)name.data);
+        cm_requests_blame(L);
+    }
+    int err = cm_exchange_field(exchange, name, value);
+    if (err == CM_E_TOOLARGE)
+        refuse(L, "response:header: the fields of an answer must be less than 12 KiB");
+    if (err)
+        return luaL_error(L, "not enough memory");
+    return 0;
+}
+
+static int push_ok(lua_State *L, int err) {
+    if (err)
+        return cm_requests_push_failure(L, err);
+    lua_pushliteral(L, "OK");
+    return 1;
+}
+
+/* httpWrite(exchange, chunk) -> "OK" | the id of a reply behind which to write more | nil, message, code */
+static int native_write(lua_State *L) {
+    struct cm_exchange *exchange = lua_touserdata(L, 1);
+    int err = cm_exchange_write(exchange, to_bytes(L, 2));
+    if (err || !cm_exchange_is_full(exchange))
+        return push_ok(L, err);
+    if (!exchange->writer)
+        exchange->writer = cm_vm_own_id(cm_vm_of(L));
+    lua_pushinteger(L, exchange->writer);
+    return 1;
+}
+
+static int finish(lua_State *L, struct cm_exchange *exchange, struct cm_bytes rest) {
+    int err = cm_exchange_write(exchange, rest);
+    if (err && err != CM_E_CLOSED)
+        cm_exchange_break(exchange);
+    else
+        cm_exchange_finish(exchange);
+    return push_ok(L, err);
+}
+
+/* httpFinish(exchange, chunk) -> "OK" | nil, message, code */
+static int native_finish(lua_State *L) {
+    return finish(L, lua_touserdata(L, 1), lua_isnil(L, 2) ? (struct cm_bytes){0} : to_bytes(L, 2));
+}
+
+/* httpJson(exchange, value) -> likewise */
+static int native_json(lua_State *L) {
+    struct cm_exchange *exchange = lua_touserdata(L, 1);
+    struct cm_vm *vm = cm_vm_of(L);
+    check_unbegun(L, exchange, "response:json");
+    cm_buf_reset(&vm->scratch, KEEP_BYTES);
+    cm_buf_reset(&vm->value, KEEP_BYTES);
+    int err = cm_requests_encode(L, vm, 2, NULL);
+    if (!err)
+        err = cm_json_write(cm_buf_view(&vm->scratch), 0, false, &vm->value);
+    if (err == CM_E_BADVALUE)
+        refuse(L, "response:json: NaN and the infinities are no JSON");
+    if (!err)
+        err = cm_exchange_field(exchange, cm_bytes_of("Content-Type"), cm_bytes_of("application/json"));
+    if (err)
+        return cm_requests_push_failure(L, err);
+    return finish(L, exchange, cm_buf_view(&vm->value));
+}
+
+/* httpFail(exchange): the handler has raised. */
+static int native_fail(lua_State *L) {
+    struct cm_exchange *exchange = lua_touserdata(L, 1);
+    if (exchange->finished)
+        return 0;
+    if (exchange->begun) {
+        cm_exchange_break(exchange);
+        return 0;
+    }
+    static const char text[] = "internal server error\n";
+    cm_exchange_reset(exchange);
+    exchange->status = INTERNAL_ERROR;
+    if (cm_exchange_field(exchange, cm_bytes_of("Content-Type"), cm_bytes_of("text/plain")))
+        cm_exchange_break(exchange);
+    lua_settop(L, 0);
+    return finish(L, exchange, cm_bytes_of(text));
+}
+
+/* httpDrop(exchange): the handler has ended; an answer that it has not finished is finished. */
+static int native_drop(lua_State *L) {
+    struct cm_exchange *exchange = lua_touserdata(L, 1);
+    if (!exchange->finished && !exchange->broken)
+        cm_exchange_finish(exchange);
+    cm_exchange_drop(exchange);
+    return 0;
+}
+
+void cm_serving_open(lua_State *L) {
+    static const luaL_Reg functions[] = {
+        {"httpServe", native_serve},   {"httpStop", native_stop},
+        {"httpMethod", native_method}, {"httpTarget", native_target},
+        {"httpRemote", native_remote}, {"httpHeaders", native_headers},
+        {"httpBody", native_body},     {"httpRead", native_read},
+        {"httpStatus", native_status}, {"httpField", native_field},
+        {"httpWrite", native_write},   {"httpFinish", native_finish},
+        {"httpJson", native_json},     {"httpFail", native_fail},
+        {"httpDrop", native_drop},     {NULL, NULL},
+    };
+    luaL_setfuncs(L, functions, 0);
+}
