@@ -15,7 +15,6 @@ enum {
     OK = 200,
     NO_CONTENT = 204,
     NOT_MODIFIED = 304,
-    BAD_REQUEST = 400,
     TOO_LARGE = 413,
     HEAD_TOO_LARGE = 431,
     NOT_IMPLEMENTED = 501,
@@ -178,18 +177,31 @@ static enum MHD_Result queue(struct cm_exchange *exchange, struct MHD_Response *
     return result;
 }
 
+static bool is_bodiless(const struct cm_exchange *exchange) {
+    return exchange->bodiless || exchange->status == NO_CONTENT || exchange->status == NOT_MODIFIED;
+}
+
+/* The buffer stays as it is until cm_exchange_end. */
+static struct MHD_Response *whole_response(struct cm_exchange *exchange) {
+    static char nothing[1];
+    return MHD_create_response_from_buffer(
+        exchange->out.len, exchange->out.len ? (void *)exchange->out.data : nothing, MHD_RESPMEM_PERSISTENT);
+}
+
+static struct MHD_Response *streamed_response(struct cm_exchange *exchange) {
+    struct MHD_Response *response =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, on_pull, exchange, NULL);
+    /* Behind a head in chunks without a body libmicrohttpd sends the last chunk all the same. */
+    if (response && is_bodiless(exchange))
+        MHD_set_response_options(response, MHD_RF_HTTP_1_0_COMPATIBLE_STRICT, MHD_RO_END);
+    return response;
+}
+
 /* An answer that is whole before any of it has left is sent as such, with its length. */
 static enum MHD_Result queue_answer(struct cm_exchange *exchange) {
     if (exchange->broken)
         return MHD_NO;
-    if (!exchange->finished)
-        return queue(exchange, MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, on_pull,
-                                                                 exchange, NULL));
-    static char nothing[1];
-    /* The buffer stays as it is until cm_exchange_end. */
-    return queue(exchange, MHD_create_response_from_buffer(
-                               exchange->out.len, exchange->out.len ? (void *)exchange->out.data : nothing,
-                               MHD_RESPMEM_PERSISTENT));
+    return queue(exchange, exchange->finished ? whole_response(exchange) : streamed_response(exchange));
 }
 
 /* --- the request, on its way from libmicrohttpd --- */
@@ -231,34 +243,28 @@ static void collect(struct cm_exchange *exchange) {
     each_sent(exchange, collect_field, &exchange->fields);
 }
 
-struct look {
-    struct cm_head head;
-    bool old;
-};
-
 static void look_at(void *context, struct cm_bytes name, struct cm_bytes value) {
-    struct look *look = context;
-    cm_head_add(&look->head, look->old, name, value);
+    cm_head_add(context, name, value);
 }
 
 /* What the request is refused with, or 0. */
-static unsigned inspect(struct cm_exchange *exchange, const char *method, const char *version) {
-    struct look look = {.old = strcmp(version, "HTTP/1.1") != 0};
-    each_sent(exchange, look_at, &look);
+static unsigned inspect(struct cm_exchange *exchange, const struct cm_head_line *line) {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
-    if (info && info->header_size > exchange->all->max_header_bytes)
+    if (!info || info->header_size > exchange->all->max_header_bytes)
         return HEAD_TOO_LARGE;
-    struct cm_bytes word = cm_bytes_of(method);
-    if (!cm_head_is_token(word))
-        return BAD_REQUEST;
-    if (look.head.status)
-        return (unsigned)look.head.status;
-    if (word.len >= sizeof exchange->method)
+    struct cm_head head;
+    cm_head_begin(&head, line, exchange->all->placed);
+    each_sent(exchange, look_at, &head);
+    int status = cm_head_end(&head, info->header_size);
+    if (status)
+        return (unsigned)status;
+    size_t len = strlen(line->method);
+    if (len >= sizeof exchange->method)
         return NOT_IMPLEMENTED;
-    memcpy(exchange->method, word.data, word.len);
-    exchange->bodiless = strcmp(method, "HEAD") == 0;
-    return look.head.content_length > exchange->all->max_body_bytes ? TOO_LARGE : 0;
+    memcpy(exchange->method, line->method, len);
+    exchange->bodiless = strcmp(line->method, "HEAD") == 0;
+    return head.content_length > exchange->all->max_body_bytes ? TOO_LARGE : 0;
 }
 
 static const char *refusal_text(unsigned status) {
@@ -293,9 +299,9 @@ static void ask(struct cm_exchange *exchange) {
     exchange->all->events->on_request(exchange);
 }
 
-static enum MHD_Result take_head(struct cm_exchange *exchange, const char *method, const char *version) {
+static enum MHD_Result take_head(struct cm_exchange *exchange, const struct cm_head_line *line) {
     exchange->headed = true;
-    unsigned status = inspect(exchange, method, version);
+    unsigned status = inspect(exchange, line);
     if (status)
         return refuse(exchange, status);
     if (exchange->all->streamed)
@@ -329,10 +335,10 @@ static enum MHD_Result take_body(struct cm_exchange *exchange, const char *data,
     return MHD_YES;
 }
 
-enum MHD_Result cm_exchange_advance(struct cm_exchange *exchange, const char *method, const char *version,
+enum MHD_Result cm_exchange_advance(struct cm_exchange *exchange, const struct cm_head_line *line,
                                     const char *data, size_t *len) {
     if (!exchange->headed)
-        return take_head(exchange, method, version);
+        return take_head(exchange, line);
     if (*len)
         return take_body(exchange, data, len);
     bool was_complete = exchange->complete;
@@ -442,10 +448,6 @@ static void discard_rest(struct cm_exchange *exchange) {
     exchange->discards = true;
     cm_buf_reset(&exchange->body, KEEP_BYTES);
     exchange->read = 0;
-}
-
-static bool is_bodiless(const struct cm_exchange *exchange) {
-    return exchange->bodiless || exchange->status == NO_CONTENT || exchange->status == NOT_MODIFIED;
 }
 
 int cm_exchange_write(struct cm_exchange *exchange, struct cm_bytes bytes) {

@@ -12,6 +12,7 @@
 
 #include "base/buf.h"
 #include "base/list.h"
+#include "cluster/head.h"
 
 enum {
     CM_EXCHANGE_MARK_BYTES = 64 << 10, /* of a body: more than this that nobody takes makes its maker wait */
@@ -38,6 +39,7 @@ struct cm_exchanges {
     void (*on_resumed)(struct cm_exchanges *exchanges);
     size_t max_header_bytes;
     size_t max_body_bytes;
+    bool placed;   /* libmicrohttpd parses in place: see cluster/head */
     bool streamed; /* bodies are read by the owner, piece by piece */
     bool closing;  /* each answer is the last of its connection */
     struct cm_list spare;
@@ -86,7 +88,7 @@ int cm_exchange_new(struct cm_exchanges *exchanges, struct MHD_Connection *conne
                     struct cm_exchange **exchange);
 
 /* What libmicrohttpd's handler is called with, and returns. */
-enum MHD_Result cm_exchange_advance(struct cm_exchange *exchange, const char *method, const char *version,
+enum MHD_Result cm_exchange_advance(struct cm_exchange *exchange, const struct cm_head_line *line,
                                     const char *data, size_t *len);
 
 /* libmicrohttpd has done with it: all went well, or the connection is cut. */

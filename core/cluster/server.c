@@ -18,6 +18,7 @@ enum {
      * that has not for so long is not expected to. */
     QUIET_MS = 300,
     QUIET_POLL_MS = 50,
+    BUSY_TURNS = 128,
 };
 
 struct cm_server *cm_server_of(const struct cm_exchange *exchange) {
@@ -57,6 +58,7 @@ static void on_connection(void *context, struct MHD_Connection *connection, void
         end_exchange(*socket_context, true);
         cm_client_free(&server->clients, *socket_context);
         *socket_context = NULL;
+        server->freed = true;
     }
 }
 
@@ -76,14 +78,14 @@ static void *on_line(void *context, const char *target, struct MHD_Connection *c
 static enum MHD_Result on_access(void *context, struct MHD_Connection *connection, const char *path,
                                  const char *method, const char *version, const char *data, size_t *len,
                                  void **request_context) {
-    (void)path;
     struct cm_server *server = context;
     struct cm_exchange *exchange = *request_context;
     if (!exchange)
         return MHD_NO;
     if (!exchange->headed)
         cm_client_enter(&server->clients, client_of(connection), CM_CLIENT_BUSY, now_ms(server));
-    return cm_exchange_advance(exchange, method, version, data, len);
+    struct cm_head_line line = {method, path, version, cm_buf_view(&exchange->target)};
+    return cm_exchange_advance(exchange, &line, data, len);
 }
 
 static void on_completed(void *context, struct MHD_Connection *connection, void **request_context,
@@ -124,17 +126,30 @@ static void on_message(void *context, const char *format, va_list arguments) {
 static void on_due(uv_timer_t *timer);
 static void on_again(uv_idle_t *again);
 
+/* In a half-done handshake of TLS libmicrohttpd wants to run again at once, and again: then not all the time.
+ */
+static bool runs_at_once(struct cm_server *server) {
+    return ++server->turns % BUSY_TURNS != 0;
+}
+
 static uint64_t next_due_ms(struct cm_server *server) {
-    uint64_t due_ms = cm_clients_due_ms(&server->clients);
+    uint64_t now = now_ms(server), due_ms = cm_clients_due_ms(&server->clients);
+    /* One that has no room left accepts again when it runs once more. */
+    bool at_once = server->freed;
+    server->freed = false;
     MHD_UNSIGNED_LONG_LONG timeout_ms;
     if (MHD_get_timeout(server->daemon, &timeout_ms) == MHD_YES) {
-        if (timeout_ms == 0)
-            uv_idle_start(&server->again, on_again);
-        if (now_ms(server) + timeout_ms < due_ms)
-            due_ms = now_ms(server) + timeout_ms;
+        bool wants_now = timeout_ms == 0 && runs_at_once(server);
+        at_once = at_once || wants_now;
+        /* Not 0: libuv would call a timer of this turn's time again before anything else. */
+        uint64_t wait_ms = timeout_ms ? timeout_ms : 1;
+        if (!wants_now && now + wait_ms < due_ms)
+            due_ms = now + wait_ms;
     }
-    if (server->stopping && now_ms(server) + QUIET_POLL_MS < due_ms)
-        due_ms = now_ms(server) + QUIET_POLL_MS;
+    if (server->stopping && now + QUIET_POLL_MS < due_ms)
+        due_ms = now + QUIET_POLL_MS;
+    if (at_once)
+        uv_idle_start(&server->again, on_again);
     return due_ms;
 }
 
@@ -145,7 +160,7 @@ static void arm(struct cm_server *server) {
         return;
     server->due_ms = due_ms;
     uint64_t now = now_ms(server);
-    uv_timer_start(&server->timer, on_due, due_ms > now ? due_ms - now : 0, 0);
+    uv_timer_start(&server->timer, on_due, due_ms > now ? due_ms - now : 1, 0);
 }
 
 static void on_handle_closed(uv_handle_t *handle) {
@@ -191,7 +206,9 @@ static void run(struct cm_server *server) {
 static void on_poll(uv_poll_t *poll, int status, int events) {
     (void)status;
     (void)events;
-    run(CM_LIST_ITEM(poll, struct cm_server, poll));
+    struct cm_server *server = CM_LIST_ITEM(poll, struct cm_server, poll);
+    server->turns = 0;
+    run(server);
 }
 
 static void on_due(uv_timer_t *timer) {
@@ -218,14 +235,14 @@ void cm_server_stop(struct cm_server *server) {
 
 static struct MHD_Daemon *start_daemon(struct cm_server *server, int fd,
                                        const struct cm_server_options *options) {
-    unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_TURBO | MHD_USE_ERROR_LOG;
+    unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
     uint64_t idle_s = (options->idle_ms + 999) / 1000;
     struct MHD_OptionItem items[] = {
         {MHD_OPTION_LISTEN_SOCKET, fd, NULL},
         {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)(options->max_header_bytes + POOL_BYTES), NULL},
         {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)options->max_connections, NULL},
         {MHD_OPTION_CONNECTION_TIMEOUT, (intptr_t)(idle_s < INT_MAX ? idle_s : INT_MAX), NULL},
-        {MHD_OPTION_STRICT_FOR_CLIENT, 1, NULL},
+        {MHD_OPTION_STRICT_FOR_CLIENT, 0, NULL},
         {MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, NULL},
         {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)on_connection, server},
         {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)on_completed, server},
@@ -236,7 +253,9 @@ static struct MHD_Daemon *start_daemon(struct cm_server *server, int fd,
         {MHD_OPTION_END, 0, NULL},
     };
     size_t last = sizeof items / sizeof *items - 3;
-    if (options->cert) {
+    if (!options->cert) {
+        flags |= MHD_USE_TURBO; /* which reads before it is told that there is something */
+    } else {
         flags |= MHD_USE_TLS;
         items[last++] = (struct MHD_OptionItem){MHD_OPTION_HTTPS_MEM_CERT, 0, (void *)options->cert};
         items[last] = (struct MHD_OptionItem){MHD_OPTION_HTTPS_MEM_KEY, 0, (void *)options->key};
@@ -256,6 +275,13 @@ static void watch(struct cm_server *server) {
         server->open_handles++;
     }
     uv_poll_start(&server->poll, UV_READABLE, on_poll);
+}
+
+/* As its version says: "0.9.75". */
+static bool parses_in_place(void) {
+    unsigned numbers[3] = {0};
+    return sscanf(MHD_get_version(), "%u.%u.%u", &numbers[0], &numbers[1], &numbers[2]) == 3 &&
+           numbers[0] == 0 && numbers[1] == 9 && numbers[2] < 77;
 }
 
 static int open_server(struct cm_server *server, int fd, const struct cm_server_options *options,
@@ -297,10 +323,12 @@ int cm_server_new(uv_loop_t *loop, int fd, const struct cm_server_options *optio
     made->exchanges.on_resumed = on_resumed;
     made->exchanges.max_header_bytes = options->max_header_bytes;
     made->exchanges.max_body_bytes = options->max_body_bytes;
+    made->exchanges.placed = parses_in_place();
     made->exchanges.streamed = options->streamed;
     int err = open_server(made, fd, options, reason);
     if (err) {
-        snprintf(reason, CM_SERVER_REASON_BYTES, "%s", err == CM_E_BADVALUE ? reason : cm_error_text(err));
+        if (err != CM_E_BADVALUE)
+            snprintf(reason, CM_SERVER_REASON_BYTES, "%s", cm_error_text(err));
         free(made);
         return err;
     }

@@ -44,8 +44,10 @@ struct cm_server {
     struct cm_clients clients;
     struct cm_exchanges exchanges;
     bool stopping;
-    bool quiet;   /* it does not accept any more */
-    char *reason; /* while it starts: where libmicrohttpd's last words go */
+    bool quiet;     /* it does not accept any more */
+    char *reason;   /* while it starts: where libmicrohttpd's last words go */
+    bool freed;     /* a connection has ended in this run */
+    unsigned turns; /* one after the other in which libmicrohttpd wanted to run again at once */
     int open_handles;
 };
 
