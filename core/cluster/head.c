@@ -139,11 +139,12 @@ int cm_head_end(struct cm_head *head, size_t len_bytes) {
     if (!head->old && !head->has_host)
         refuse(head, BAD_REQUEST);
     if (head->placed && !head->status) {
-        end_line(head, head->at);
-        /* Empty lines before the first one are no part of it. */
-        size_t len = (size_t)(head->at - head->start);
+        size_t len = (size_t)(head->at - head->start) + 2;
+        /* Empty lines before the first one are no part of it, but may be counted. */
         if (len > len_bytes || (len_bytes - len) % 2)
             refuse(head, BAD_REQUEST);
+        else
+            end_line(head, head->at);
     }
     return head->status;
 }
