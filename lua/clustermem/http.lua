@@ -13,6 +13,7 @@
 local cjson = require "cjson"
 local native = require "clustermem.native"
 local check = require "clustermem.check"
+local cluster = require "clustermem.cluster"
 local errors = require "clustermem.errors"
 local replies = require "clustermem.request"
 local scheduler = require "clustermem.scheduler"
@@ -37,6 +38,8 @@ table.sort(KNOWN)
 
 -- Native server -> the server, until it is closed
 local servers = {}
+-- Whether this process has been asked to stop.
+local leaving = false
 
 -- Waits for a reply that several tasks may wait for: each of them then looks again.
 local function waitFor(object, id)
@@ -285,6 +288,8 @@ local function stop(server)
   if server.closed or server.stopping then return end
   server.stopping = true
   native.httpStop(server.id)
+  -- At its end a process does not give sockets up: who comes after it may want the same ones.
+  if not leaving then sockets.close(server.socket) end
 end
 
 local function waitClosed(server)
@@ -336,11 +341,14 @@ local function serve(server, options)
     options.key, message, code = readFile("key", options.key)
     if message then return nil, message, code end
   end
-  local fd
-  fd, message, code = sockets.bind("http.serve", server.host, server.port)
-  if not fd then return nil, message, code end
+  local fd, socket, reason = sockets.bind("http.serve", server.host, server.port)
+  if not fd then return nil, socket, reason end
   local id, closed, port = native.httpServe(fd, options)
-  if not id then return nil, "http.serve: " .. closed, port end
+  if not id then
+    sockets.close(socket)
+    return nil, "http.serve: " .. closed, port
+  end
+  server.socket = socket
   server.id, server.port = id, port
   servers[id] = server
   scheduler.hold()
@@ -408,18 +416,21 @@ function http.serve(options, callback)
   return scheduler.perform("http.serve", callback, serve, server, checked)
 end
 
---- This process begins to stop: its servers accept no connection any more. Never waits; for clustermem.cluster.
-function http.begin()
+-- This process begins to stop: its servers accept no connection any more.
+local function begin()
+  leaving = true
   for _, server in pairs(servers) do stop(server) end
 end
 
---- Waits until all servers that have begun to stop are closed. (w) For clustermem.cluster.
-function http.drain()
+-- Waits until all servers that have begun to stop are closed.
+local function drain()
   local stopping = {}
   for _, server in pairs(servers) do
     if server.stopping then stopping[#stopping + 1] = server end
   end
   for _, server in ipairs(stopping) do waitClosed(server) end
 end
+
+cluster.atStop(begin, drain)
 
 return http

@@ -38,10 +38,12 @@ describe("an HTTP server that is closed", function()
     slow:push(post("/slow", "hello"):sub(1, -3))
     c:waitUntil("the requests", function() return c:count("asked") == 2 end)
     closing(port)
-    local socket = uv.new_tcp()
-    local err = task.await(function(resume) socket:connect("127.0.0.1", math.tointeger(port), resume) end)
-    socket:close()
-    assert.equal("ECONNREFUSED", err)
+    c:waitUntil("a refusal", function()
+      local socket = uv.new_tcp()
+      local err = task.await(function(resume) socket:connect("127.0.0.1", math.tointeger(port), resume) end)
+      socket:close()
+      return err == "ECONNREFUSED"
+    end)
     local answer = waiting:waitEnd()
     assert.matches("\r\nConnection: close\r\n", answer)
     assert.matches("\r\n\r\n/wait$", answer)
@@ -146,19 +148,18 @@ describe("an HTTP server that is closed", function()
     for _, word in ipairs { "bye", "first\tOK", "second\tOK", "third\tOK" } do assert.matches(word .. "\n", c.out) end
   end)
 
-  it("can be begun with and waited for, as when the process stops", function()
-    assert.equal("0\nnil\nclosed\n", clusters.output [[
-      local http = require "clustermem.http"
-      local servers = {}
-      for i = 1, 3 do servers[i] = assert(http.serve { port = 0, handler = print }) end
-      http.begin()
-      local first = servers[1].closed and 1 or 0
-      http.drain()
-      print(first)
-      print(servers[1].id)
-      for i = 1, 3 do assert(servers[i].closed) end
-      print "closed"
-    ]])
+  it("is closed when its process is asked to stop: what was asked is answered, what rests is closed", function()
+    local c, port = wire.serve(app)
+    local resting = connect(port):send(get("/first"))
+    assert.equal(200, (resting:answer()))
+    local waiting = connect(port):send(get("/wait"))
+    c:waitFor("asked /wait\n")
+    c:kill("sigterm")
+    local answer = waiting:waitEnd()
+    assert.matches("\r\nConnection: close\r\n", answer)
+    assert.matches("\r\n\r\n/wait$", answer)
+    assert.equal("", resting:waitEnd())
+    assert.equal(0, (c:waitExit()), c.err)
   end)
 end)
 
