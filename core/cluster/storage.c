@@ -414,10 +414,12 @@ void cm_storage_destroy(struct cm_storage *storage, struct cm_storage_waiter *wa
 
 void cm_storage_stop(struct cm_storage *storage) {
     uv_timer_stop(&storage->walk);
-    if (storage->state == CM_STORAGE_OPEN)
+    if (storage->state == CM_STORAGE_OPEN) {
         flush(storage);
-    else if (storage->state == CM_STORAGE_CLEARING)
+    } else if (storage->state != CM_STORAGE_FLUSHING) {
+        storage->state = CM_STORAGE_CLEARING; /* what is half opened has nothing to write */
         cm_durable_close(storage->durable, storage->destroyed);
+    }
 }
 
 bool cm_storage_is_open_for(const struct cm_storage *storage, uint32_t seat) {

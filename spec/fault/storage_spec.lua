@@ -185,6 +185,29 @@ describe("a storage's file", function()
     end)
   end)
 
+  it("is closed when the cluster is stopped while it is opened, at any moment", function()
+    local first = clusters.run { app = [[
+      local store = assert(require("clustermem.storage").new("s"))
+      for i = 1, 30000 do store:set("k" .. i, { n = i }, function() end) end
+      store:sync()
+    ]] }
+    assert.equal(0, first.code, first.err)
+    for round = 0, 12 do
+      local c = clusters.start { "--storage-dir", first.folder, "--log-level", "warn", app = [[
+        print "opening"
+        require("clustermem.storage").new("s")
+      ]] }
+      c:waitFor("opening\n")
+      task.sleep(2 * round)
+      c:kill("sigterm")
+      assert.equal(0, c:waitExit(), c.err)
+    end
+    local c = clusters.run { "--storage-dir", first.folder, app = [[
+      assert(assert(require("clustermem.storage").new("s")):get("k30000.n") == 30000)
+    ]] }
+    assert.equal(0, c.code, c.err)
+  end)
+
   it("stays whole when processes that do anything with it, at random, are killed one after the other", function()
     local c = clusters.start { workers = 0, "--restart", "never", "--log-level", "warn", boot = ([[
       local Storage = require "clustermem.storage"
