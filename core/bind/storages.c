@@ -139,6 +139,19 @@ static int native_read(lua_State *L) {
     return 2;
 }
 
+/* storageDocument(path) -> the name of the document that it leads into */
+static int native_document(lua_State *L) {
+    struct cm_vm *vm = cm_vm_of(L);
+    int err = to_path(L, vm, 1, "store:update");
+    struct cm_bytes path = cm_buf_view(&vm->path), name;
+    if (!err)
+        err = cm_path_split(&path, &name);
+    if (err)
+        return luaL_error(L, "%s", cm_error_text(err));
+    lua_pushlstring(L, (const char *)name.data, name.len);
+    return 1;
+}
+
 /* storageHas(id, path) -> boolean | nil, message, code */
 static int native_has(lua_State *L) {
     struct cm_bytes value;
@@ -268,6 +281,7 @@ void cm_storages_open(lua_State *L) {
         {"storageIsOpen", native_is_open},
         {"storageGet", native_get},
         {"storageRead", native_read},
+        {"storageDocument", native_document},
         {"storageHas", native_has},
         {"storageJson", native_json},
         {"storageSet", native_set},

@@ -10,6 +10,7 @@
 local native = require "clustermem.native"
 local check = require "clustermem.check"
 local request = require "clustermem.request"
+local retries = require "clustermem.retries"
 local scheduler = require "clustermem.scheduler"
 
 local keys = {}
@@ -139,17 +140,22 @@ keys.increment = native.short(native.shortIncrement, function(key, delta, option
   return added(request.complete(nil, native.increment(key, delta, initial, ttl)))
 end, scheduler.rest)
 
+local function issue(key, new, version, ttl)
+  if new == nil then return native.remove(key, IF_VERSION, version) end
+  return native.set(key, new, ttl and IF_VERSION or IF_VERSION | KEEP_TTL, version, ttl or 0)
+end
+
 local function update(key, fn, ttl)
-  for _ = 1, MOST_TRIES do
+  retries.letPass(key)
+  for try = 1, MOST_TRIES do
     local old, version, code = native.getVersioned(key)
     if code then return nil, version, code end
     local new = fn(old)
     local ok, message
-    if new == nil then
-      ok, message, code = request.complete(nil, native.remove(key, IF_VERSION, version))
+    if try == 1 then
+      ok, message, code = request.complete(nil, issue(key, new, version, ttl))
     else
-      local flags = ttl and IF_VERSION or IF_VERSION | KEEP_TTL
-      ok, message, code = request.complete(nil, native.set(key, new, flags, version, ttl or 0))
+      ok, message, code = retries.complete(key, issue(key, new, version, ttl))
     end
     if ok then return new end
     if code ~= "conflict" then return nil, message, code end

@@ -20,6 +20,7 @@
 local native = require "clustermem.native"
 local check = require "clustermem.check"
 local request = require "clustermem.request"
+local retries = require "clustermem.retries"
 local scheduler = require "clustermem.scheduler"
 
 local DEFAULT_GC_INTERVAL = 120000
@@ -177,18 +178,24 @@ function methods.delete(store, path, callback)
   return request.complete(callback, native.storageDelete(id, path, 0, 0))
 end
 
+local function issue(id, path, new, version)
+  if new == nil then return native.storageDelete(id, path, IF_VERSION, version) end
+  return native.storageSet(id, path, new, 0, IF_VERSION | KEEP_TTL, version)
+end
+
 local function update(store, path, fn)
-  for _ = 1, MOST_TRIES do
+  local document = ("storage %d %s"):format(idOf("store:update", store), native.storageDocument(path))
+  retries.letPass(document)
+  for try = 1, MOST_TRIES do
     local id = idOf("store:update", store)
     local old, version, code = native.storageRead(id, path)
     if code then return nil, version, code end
     local new = fn(old)
     local ok, message
-    if new == nil then
-      ok, message, code = request.complete(nil, native.storageDelete(id, path, IF_VERSION, version))
+    if try == 1 then
+      ok, message, code = request.complete(nil, issue(id, path, new, version))
     else
-      ok, message, code = request.complete(nil,
-        native.storageSet(id, path, new, 0, IF_VERSION | KEEP_TTL, version))
+      ok, message, code = retries.complete(document, issue(id, path, new, version))
     end
     if ok then return new end
     if code ~= "conflict" then return nil, message, code end

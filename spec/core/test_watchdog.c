@@ -120,7 +120,7 @@ static void who_is_asked_and_stays_is_killed_whether_it_moves_or_not(void **stat
         start(&world);
         struct cm_process *process = sit(&world, SEAT, false);
         beat(&world, SEAT);
-        pass(&world, 3000);
+        pass(&world, 2500);
         assert_true(process->hung);
         assert_int_equal(waitpid(process->child.pid, NULL, WNOHANG), 0);
         for (int i = 0; i < 10; i++) {

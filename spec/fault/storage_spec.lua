@@ -74,11 +74,13 @@ describe("a storage's file", function()
         if tonumber(n) < must then c:fail(("document %s of slot %s has %s instead of %d"):format(d, slot, n, must)) end
       end
     end
-    for _ = 1, rounds do
+    for round = 1, rounds do
       local c = clusters.start { workers = 2, boot = boot, app = writer, "--storage-dir", folder or ".", "--restart",
         "never", "--log-level", "error" }
       folder = folder or c.folder
       look(c)
+      -- Every other time not before something has been written.
+      if round % 2 == 0 then c:waitFor("synced\t%d") end
       local pause = math.random(1, 60)
       task.sleep(pause)
       for pid in pairs(c:processes()) do uv.kill(pid, "sigkill") end
@@ -90,7 +92,7 @@ describe("a storage's file", function()
         written = written + 1
       end
     end
-    assert.is_true(written > rounds, "there was too little to lose")
+    assert.is_true(written >= rounds // 2, "there was too little to lose")
     local c = clusters.start { workers = 0, boot = boot, "--storage-dir", folder }
     look(c)
     c:waitExit()
@@ -234,6 +236,8 @@ describe("a storage's file", function()
       end
       assert(not failed and memory.get("operations") > 500)
       while memory.get("operations") do memory.clear() end
+      -- What the killed ones had begun to write is given back a little later.
+      while memory.stats().used > 4096 do task.sleep(10) end
       print("used", memory.stats().used)
     ]]):format(os.getenv("CM_LONG") and 60000 or 2500), limit = os.getenv("CM_LONG") and 80000 or nil, files = {
       ["worker.lua"] = [[

@@ -4,7 +4,7 @@ local task = require "clustermem.task"
 
 -- Two workers, and wrk with this many connections that ask one question after the other.
 local CONNECTIONS = 16
-local RELOADS = 20
+local RELOADS = clusters.isSanitized() and 5 or 20
 
 local app = [[
   local http = require "clustermem.http"

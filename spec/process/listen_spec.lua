@@ -506,6 +506,27 @@ describe("listeners of several processes", function()
     assert.matches("traceback", c.err)
   end)
 
+  it("let all tasks of a process get through with their updates of the key", function()
+    assert.equal("ok\n", clusters.output [[
+      local handle = memory.listen("n", function() end)
+      local counts, total, tasks = {}, 0, {}
+      for i = 1, 20 do
+        counts[i] = 0
+        tasks[i] = function()
+          while total < 2000 do
+            assert(memory.update("n", function(n) return (n or 0) + 1 end))
+            counts[i], total = counts[i] + 1, total + 1
+          end
+        end
+      end
+      task.all(tasks)
+      memory.unlisten(handle)
+      assert(memory.get("n") == total)
+      for i = 1, 20 do assert(counts[i] > 20, i .. " got through only " .. counts[i] .. " times") end
+      print "ok"
+    ]])
+  end)
+
   it("go on after an error that somebody takes", function()
     assert.equal("took bad 1\ntook bad 2\ngot 3\n", clusters.output [[
       cluster.on("error", function(value) print("took " .. value:match("bad %d")) end)

@@ -195,6 +195,25 @@ describe("a storage", function()
     assert.equal(lines[1], lines[2])
   end)
 
+  it("lets all tasks of a process get through with their updates of one document", function()
+    run [[
+      local store = assert(Storage.new("s"))
+      local counts, total, tasks = {}, 0, {}
+      for i = 1, 20 do
+        counts[i] = 0
+        tasks[i] = function()
+          while total < 2000 do
+            assert(store:update("n", function(n) return (n or 0) + 1 end))
+            counts[i], total = counts[i] + 1, total + 1
+          end
+        end
+      end
+      task.all(tasks)
+      assert(store:get("n") == total)
+      for i = 1, 20 do assert(counts[i] > 20, i .. " got through only " .. counts[i] .. " times") end
+    ]]
+  end)
+
   it("keeps what several workers set at different paths of one document, and agrees about the same ones", function()
     local c = clusters.run {
       workers = 4, "--restart", "never",
