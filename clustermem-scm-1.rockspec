@@ -29,6 +29,7 @@ external_dependencies = {
   XXHASH = {header = "xxhash.h"},
   MSGPACK = {header = "msgpack.h"},
   LMDB = {header = "lmdb.h"},
+  MICROHTTPD = {header = "microhttpd.h"},
 }
 
 -- The program is all there is to install, so CMake's own install step is left out.

@@ -312,7 +312,10 @@ static int finish(lua_State *L, struct cm_exchange *exchange, struct cm_bytes re
 
 /* httpFinish(exchange, chunk) -> "OK" | nil, message, code */
 static int native_finish(lua_State *L) {
-    return finish(L, lua_touserdata(L, 1), lua_isnil(L, 2) ? (struct cm_bytes){0} : to_bytes(L, 2));
+    struct cm_bytes rest = {0};
+    if (!lua_isnil(L, 2))
+        rest = to_bytes(L, 2);
+    return finish(L, lua_touserdata(L, 1), rest);
 }
 
 /* httpJson(exchange, value) -> likewise */

@@ -6,15 +6,14 @@
 #include <uv.h>
 
 #include "base/error.h"
+#include "cluster/answer.h"
 #include "cluster/head.h"
 
 enum {
     SPARE_EXCHANGES = 256,
-    KEEP_BYTES = 16 << 10,  /* of a spare exchange's buffers */
-    BLOCK_BYTES = 32 << 10, /* of a streamed answer, at most, in one piece */
+    KEEP_BYTES = 16 << 10, /* of a spare exchange's buffers */
+    KEEP_BODY_BYTES = 2 * CM_EXCHANGE_MARK_BYTES,
     OK = 200,
-    NO_CONTENT = 204,
-    NOT_MODIFIED = 304,
     TOO_LARGE = 413,
     HEAD_TOO_LARGE = 431,
     NOT_IMPLEMENTED = 501,
@@ -105,105 +104,6 @@ int cm_exchange_new(struct cm_exchanges *exchanges, struct MHD_Connection *conne
     return 0;
 }
 
-/* --- the answer, on its way to libmicrohttpd --- */
-
-static void suspend(struct cm_exchange *exchange) {
-    exchange->suspended = true;
-    MHD_suspend_connection(exchange->connection);
-}
-
-static void resume(struct cm_exchange *exchange) {
-    if (!exchange->suspended)
-        return;
-    exchange->suspended = false;
-    MHD_resume_connection(exchange->connection);
-    exchange->all->on_resumed(exchange->all);
-}
-
-static size_t unsent(const struct cm_exchange *exchange) {
-    return exchange->out.len - exchange->sent;
-}
-
-bool cm_exchange_is_full(const struct cm_exchange *exchange) {
-    return exchange->connection && unsent(exchange) > CM_EXCHANGE_MARK_BYTES;
-}
-
-/* libmicrohttpd wants a part of a streamed answer. */
-static ssize_t on_pull(void *context, uint64_t position, char *bytes, size_t most) {
-    (void)position;
-    struct cm_exchange *exchange = context;
-    if (exchange->broken)
-        return MHD_CONTENT_READER_END_WITH_ERROR;
-    size_t len = unsent(exchange) < most ? unsent(exchange) : most;
-    if (len == 0 && exchange->finished)
-        return MHD_CONTENT_READER_END_OF_STREAM;
-    if (len == 0) {
-        suspend(exchange);
-        return 0;
-    }
-    bool was_full = cm_exchange_is_full(exchange);
-    memcpy(bytes, exchange->out.data + exchange->sent, len);
-    exchange->sent += len;
-    if (unsent(exchange) == 0) {
-        cm_buf_reset(&exchange->out, 2 * CM_EXCHANGE_MARK_BYTES);
-        exchange->sent = 0;
-    }
-    if (was_full && !cm_exchange_is_full(exchange))
-        exchange->all->events->on_progress(exchange);
-    return (ssize_t)len;
-}
-
-static bool add_fields(struct MHD_Response *response, const struct cm_buf *head) {
-    bool added = true;
-    for (size_t at = 0; added && at < head->len;) {
-        const char *name = (const char *)head->data + at;
-        const char *value = name + strlen(name) + 1;
-        added = MHD_add_response_header(response, name, value) == MHD_YES;
-        at += strlen(name) + strlen(value) + 2;
-    }
-    return added;
-}
-
-static enum MHD_Result queue(struct cm_exchange *exchange, struct MHD_Response *response) {
-    if (!response)
-        return MHD_NO;
-    enum MHD_Result result = MHD_NO;
-    bool closes = exchange->all->closing;
-    if (add_fields(response, &exchange->head) &&
-        (!closes || MHD_add_response_header(response, "Connection", "close") == MHD_YES))
-        result = MHD_queue_response(exchange->connection, exchange->status, response);
-    MHD_destroy_response(response);
-    exchange->queued = result == MHD_YES;
-    return result;
-}
-
-static bool is_bodiless(const struct cm_exchange *exchange) {
-    return exchange->bodiless || exchange->status == NO_CONTENT || exchange->status == NOT_MODIFIED;
-}
-
-/* The buffer stays as it is until cm_exchange_end. */
-static struct MHD_Response *whole_response(struct cm_exchange *exchange) {
-    static char nothing[1];
-    return MHD_create_response_from_buffer(
-        exchange->out.len, exchange->out.len ? (void *)exchange->out.data : nothing, MHD_RESPMEM_PERSISTENT);
-}
-
-static struct MHD_Response *streamed_response(struct cm_exchange *exchange) {
-    struct MHD_Response *response =
-        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, on_pull, exchange, NULL);
-    /* Behind a head in chunks without a body libmicrohttpd sends the last chunk all the same. */
-    if (response && is_bodiless(exchange))
-        MHD_set_response_options(response, MHD_RF_HTTP_1_0_COMPATIBLE_STRICT, MHD_RO_END);
-    return response;
-}
-
-/* An answer that is whole before any of it has left is sent as such, with its length. */
-static enum MHD_Result queue_answer(struct cm_exchange *exchange) {
-    if (exchange->broken)
-        return MHD_NO;
-    return queue(exchange, exchange->finished ? whole_response(exchange) : streamed_response(exchange));
-}
-
 /* --- the request, on its way from libmicrohttpd --- */
 
 struct walk {
@@ -290,7 +190,7 @@ static enum MHD_Result refuse(struct cm_exchange *exchange, unsigned status) {
         (!exchange->all->closing &&
          cm_exchange_field(exchange, cm_bytes_of("Connection"), cm_bytes_of("close"))))
         return MHD_NO;
-    return queue_answer(exchange);
+    return cm_answer_queue(exchange);
 }
 
 static void ask(struct cm_exchange *exchange) {
@@ -323,7 +223,7 @@ static enum MHD_Result take_body(struct cm_exchange *exchange, const char *data,
         return MHD_NO;
     size_t taken = room_for(exchange, *len);
     if (taken == 0) {
-        suspend(exchange);
+        cm_answer_suspend(exchange);
         return MHD_YES;
     }
     if (!exchange->discards && cm_buf_append(&exchange->body, data, taken))
@@ -348,8 +248,8 @@ enum MHD_Result cm_exchange_advance(struct cm_exchange *exchange, const struct c
     else if (!was_complete)
         exchange->all->events->on_progress(exchange);
     if (exchange->begun || exchange->finished || exchange->broken)
-        return queue_answer(exchange);
-    suspend(exchange);
+        return cm_answer_queue(exchange);
+    cm_answer_suspend(exchange);
     return MHD_YES;
 }
 
@@ -420,10 +320,10 @@ struct cm_bytes cm_exchange_unread(const struct cm_exchange *exchange) {
 
 void cm_exchange_take(struct cm_exchange *exchange) {
     exchange->read = 0;
-    cm_buf_reset(&exchange->body, 2 * CM_EXCHANGE_MARK_BYTES);
+    cm_buf_reset(&exchange->body, KEEP_BODY_BYTES);
     /* Behind a complete request it is the answer that is waited for. */
     if (!exchange->complete)
-        resume(exchange);
+        cm_answer_resume(exchange);
 }
 
 /* --- what the owner writes --- */
@@ -454,18 +354,18 @@ int cm_exchange_write(struct cm_exchange *exchange, struct cm_bytes bytes) {
     exchange->begun = true;
     if (!exchange->complete)
         discard_rest(exchange);
-    if (exchange->queued && is_bodiless(exchange))
+    if (exchange->queued && cm_answer_is_bodiless(exchange))
         return exchange->cut ? CM_E_CLOSED : 0;
     if (!exchange->connection)
         return CM_E_CLOSED;
     /* What has left makes room once it is the larger part, so that each byte is moved at most once for one
      * sent. */
-    if (exchange->queued && exchange->sent > unsent(exchange)) {
+    if (exchange->queued && exchange->sent > cm_answer_unsent(exchange)) {
         cm_buf_consume(&exchange->out, exchange->sent);
         exchange->sent = 0;
     }
     int err = cm_buf_append(&exchange->out, bytes.data, bytes.len);
-    resume(exchange);
+    cm_answer_resume(exchange);
     return err;
 }
 
@@ -474,13 +374,13 @@ void cm_exchange_finish(struct cm_exchange *exchange) {
     if (!exchange->complete)
         discard_rest(exchange);
     if (exchange->connection)
-        resume(exchange);
+        cm_answer_resume(exchange);
 }
 
 void cm_exchange_break(struct cm_exchange *exchange) {
     exchange->broken = true;
     if (exchange->connection)
-        resume(exchange);
+        cm_answer_resume(exchange);
 }
 
 void cm_exchange_reset(struct cm_exchange *exchange) {

@@ -279,9 +279,9 @@ static void watch(struct cm_server *server) {
 
 /* As its version says: "0.9.75". */
 static bool parses_in_place(void) {
-    unsigned numbers[3] = {0};
-    return sscanf(MHD_get_version(), "%u.%u.%u", &numbers[0], &numbers[1], &numbers[2]) == 3 &&
-           numbers[0] == 0 && numbers[1] == 9 && numbers[2] < 77;
+    static const char line[] = "0.9.";
+    const char *version = MHD_get_version();
+    return strncmp(version, line, sizeof line - 1) == 0 && strtol(version + sizeof line - 1, NULL, 10) < 77;
 }
 
 static int open_server(struct cm_server *server, int fd, const struct cm_server_options *options,

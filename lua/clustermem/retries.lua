@@ -1,4 +1,4 @@
---- Turns for those who change a thing again and again until nobody gets in between, where each try travels to the master.
+--- Turns for those who change a thing again and again until nobody gets in between, where each try goes to the master.
 -- The task whose try succeeds is the first to go on, and so would be the first with its next one too, as long as others
 -- of this process are at it: it lets those go first whom it got in the way of. For this project's modules.
 -- @module clustermem.retries

@@ -170,9 +170,9 @@ static void fold(struct parse *parse, const char *rest) {
         return;
     }
     rest += strspn(rest, " \t");
-    parse->made = malloc(strlen(field->name) + strlen(rest) + 1);
-    strcpy(parse->made, field->name);
-    strcat(parse->made, rest);
+    size_t size = strlen(field->name) + strlen(rest) + 1;
+    parse->made = malloc(size);
+    snprintf(parse->made, size, "%s%s", field->name, rest);
     field->name = parse->made;
 }
 
@@ -277,7 +277,7 @@ static bool read_strictly(const char *text, size_t len, uint64_t *length) {
             return false;
         if (!line_len)
             return !first && has_host && at == len;
-        char name[64] = {0}, value[256] = {0};
+        char name[64] = {0}, value[512] = {0};
         int used = 0;
         if (first) {
             if (sscanf(line, "%*[-A-Za-z0-9!#$%&'*+.^_`|~] %*[^ \t] HTTP/1.1%n", &used) != 0 ||
@@ -287,7 +287,7 @@ static bool read_strictly(const char *text, size_t len, uint64_t *length) {
         }
         if (sscanf(line, "%63[-A-Za-z0-9!#$%&'*+.^_`|~]:%n", name, &used) != 1 || !used)
             return false;
-        strcpy(value, line + used + strspn(line + used, " \t"));
+        snprintf(value, sizeof value, "%s", line + used + strspn(line + used, " \t"));
         if (strcasecmp(name, "host") == 0) {
             if (has_host)
                 return false;
@@ -361,7 +361,8 @@ static void what_passes_is_read_alike_by_a_strict_reader(void **state) {
             if (piece_len == 1 && random_below(&random, 8) == 0)
                 piece = ""; /* a NUL */
             memmove(text + at + piece_len, text + at, len - at);
-            memcpy(text + at, piece, piece_len);
+            for (size_t j = 0; j < piece_len; j++)
+                text[at + j] = piece[j];
             len += piece_len;
         }
         uint64_t length, strict_length;

@@ -52,13 +52,22 @@ describe("the README", function()
   end)
 
   it("has no other example", function()
-    assert.equal(6, select(2, text:gsub("\n```lua\n", "")))
+    assert.equal(7, select(2, text:gsub("\n```lua\n", "")))
   end)
 
   it("has an example whose workers make a page once and share it", function()
     local out = run "pages.lua"
     assert.equal(1, select(2, out:gsub("making the page\n", "")), out)
     assert.equal(2, select(2, out:gsub("Welcome\t<h1>Welcome</h1>\n", "")), out)
+  end)
+
+  it("has an example whose workers serve, and count the visits to both", function()
+    local out = run "web.lua"
+    for visits = 1, 2 do
+      local _, count = out:gsub('{"path":"/hello","visits":' .. visits .. "}\n", "")
+      local _, other = out:gsub('{"visits":' .. visits .. ',"path":"/hello"}\n', "")
+      assert.equal(1, count + other, out)
+    end
   end)
 
   it("names every function of the facade", function()
