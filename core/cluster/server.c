@@ -227,6 +227,8 @@ static void on_resumed(struct cm_exchanges *exchanges) {
 }
 
 void cm_server_stop(struct cm_server *server) {
+    if (server->stopping)
+        return;
     server->stopping = server->exchanges.closing = true;
     uv_idle_start(&server->again, on_again);
 }
@@ -242,7 +244,8 @@ static struct MHD_Daemon *start_daemon(struct cm_server *server, int fd,
         {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)(options->max_header_bytes + POOL_BYTES), NULL},
         {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)options->max_connections, NULL},
         {MHD_OPTION_CONNECTION_TIMEOUT, (intptr_t)(idle_s < INT_MAX ? idle_s : INT_MAX), NULL},
-        {MHD_OPTION_STRICT_FOR_CLIENT, 0, NULL},
+        /* Where its parser is judged by cluster/head, its own refusals are in the way: they answer twice. */
+        {MHD_OPTION_STRICT_FOR_CLIENT, server->exchanges.placed ? 0 : 1, NULL},
         {MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, NULL},
         {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)on_connection, server},
         {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)on_completed, server},

@@ -92,7 +92,8 @@ static void turn(struct world *world) {
 }
 
 static void end(struct world *world) {
-    cm_server_stop(world->server);
+    if (!world->closed)
+        cm_server_stop(world->server);
     uint64_t deadline_ms = cm_clock_ms() + DEADLINE_MS;
     while (!world->closed && cm_clock_ms() < deadline_ms)
         turn(world);
@@ -211,8 +212,8 @@ static void a_server_waits_for_what_its_owner_has(void **state) {
         turn(&world);
     assert_false(world.closed);
     answer(&world);
-    assert_true(receives(&world, fd, "\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello") ||
-                strstr(world.answer, "Connection: close"));
+    assert_true(receives(&world, fd, "\r\n\r\nhello"));
+    assert_non_null(strstr(world.answer, "\r\nConnection: close\r\n"));
     end(&world);
     close(fd);
 }

@@ -102,6 +102,16 @@ describe("an HTTP server", function()
     wire.finish(c, port)
   end)
 
+  it("answers a client that has closed its half", function()
+    local c, port = wire.serve(mirror)
+    for _, path in ipairs { "/", "/wait" } do
+      local socket = connect(port):send(post(path, "hello"))
+      task.await(function(resume) socket.tcp:shutdown(resume) end)
+      assert.matches("^HTTP/1.1 200 OK\r\n.*\r\n\r\n" .. path .. " %- hello$", socket:waitEnd())
+    end
+    wire.finish(c, port)
+  end)
+
   it("answers HEAD like GET, without the body", function()
     local c, port = wire.serve [[
       serve {
@@ -339,6 +349,22 @@ describe("an HTTP server", function()
     assert.equal(4, c:count("worker 1: app.lua:%d+: broken 1\nstack traceback:\n.-in upvalue 'deep'", "err"))
     assert.matches("worker 1: table: 0x", c.err)
     assert.not_matches("listener", c.out)
+  end)
+
+  it("says why it cannot have an address", function()
+    local out = clusters.output [[
+      local http = require "clustermem.http"
+      local taken = uv.new_tcp()
+      taken:bind("127.0.0.1", 0)
+      taken:listen(1, print)
+      print(http.serve { port = taken:getsockname().port, handler = print })
+      print(http.serve { host = "no host", port = 0, handler = print })
+      http.serve({ host = "127.0.0.2", port = taken:getsockname().port, handler = print }, function(server)
+        print(server.host, server.port == taken:getsockname().port, server:close())
+        taken:close()
+      end)
+    ]]
+    assert.matches("^nil\thttp.serve: [^\n]+\tEADDRINUSE\nnil\thttp.serve: [^\n]+\t%w+\n127.0.0.2\ttrue\tOK\n$", out)
   end)
 
   it("refuses what it is not to be started with", function()
