@@ -58,6 +58,16 @@ static void answer(struct cm_storages *storages, struct cm_storage_waiter *waite
     forget(storages, waiter);
 }
 
+/* Whether somebody waits there who lives; forgets the others. */
+static bool is_wanted(struct cm_storages *storages, struct cm_list *waiters) {
+    CM_LIST_EACH(link, waiters) {
+        struct cm_storage_waiter *waiter = CM_LIST_ITEM(link, struct cm_storage_waiter, link);
+        if (!process_of(storages, waiter))
+            forget(storages, waiter);
+    }
+    return !cm_list_empty(waiters);
+}
+
 static void answer_all(struct cm_storages *storages, struct cm_list *waiters, int code, const char *text) {
     CM_LIST_EACH(link, waiters) {
         answer(storages, CM_LIST_ITEM(link, struct cm_storage_waiter, link), code, text,
@@ -123,6 +133,7 @@ static bool is_last(const struct cm_storage *storage, const struct handle *handl
 /* --- opening --- */
 
 static void clear_slice(uv_timer_t *walk);
+static void flush(struct cm_storage *storage);
 static int open_file(struct cm_storage *storage);
 
 /* In a static buffer, valid until the next call. */
@@ -256,7 +267,9 @@ static void on_open(void *data, int code, const char *text) {
     CM_LIST_EACH(link, &storage->waiting) {
         answer_opened(storages, storage, CM_LIST_ITEM(link, struct cm_storage_waiter, link));
     }
-    if (storage->gc_ms)
+    if (cm_list_empty(&storage->handles))
+        flush(storage); /* who wanted it has died meanwhile */
+    else if (storage->gc_ms)
         uv_timer_start(&storage->walk, collect, storage->gc_ms, 0);
 }
 
@@ -272,16 +285,13 @@ static void on_closed(void *data) {
     struct cm_storages *storages = storage->owner;
     answer_all(storages, &storage->unanswered, 0, NULL);
     storage->destroyed = false;
-    bool again = !cm_list_empty(&storage->waiting) && !storages->stopping;
-    int err = again ? open_file(storage) : CM_E_CLOSED;
+    int err = is_wanted(storages, &storage->waiting) ? open_file(storage) : CM_E_CLOSED;
     if (!err)
         return;
     answer_all(storages, &storage->waiting, err, NULL);
     cm_list_remove(&storage->link);
     uv_close((uv_handle_t *)&storage->walk, on_walk_closed);
 }
-
-static void flush(struct cm_storage *storage);
 
 /* Everybody who had it open is to see it closed; but what is not written cannot be given up. */
 static void keep_open(struct cm_storage *storage, int code, const char *text) {

@@ -198,6 +198,7 @@ describe("a storage's file", function()
       local c = clusters.start { "--storage-dir", first.folder, "--log-level", "warn", app = [[
         print "opening"
         require("clustermem.storage").new("s")
+        task.sleep(60000)
       ]] }
       c:waitFor("opening\n")
       task.sleep(2 * round)
@@ -229,6 +230,8 @@ describe("a storage's file", function()
       end
       over = true
       for _, worker in ipairs(workers) do uv.kill(worker.pid, "sigkill") end
+      -- What the dead had open stays so; then nobody else has it.
+      while #cluster.workers() > 0 do task.sleep(1) end
       for i = 1, 2 do
         local store = assert(Storage.new("s" .. i))
         assert(store:set("after", { i }) and store:sync() == "OK" and store:get("after[1]") == i and store:export())
