@@ -6,8 +6,10 @@
 #include "base/error.h"
 
 void cm_clients_init(struct cm_clients *clients, uint64_t header_ms, uint64_t rest_ms) {
-    *clients =
-        (struct cm_clients){.limits_ms = {[CM_CLIENT_HEADING] = header_ms, [CM_CLIENT_RESTING] = rest_ms}};
+    *clients = (struct cm_clients){0};
+    clients->limits_ms[CM_CLIENT_HEADING] = header_ms;
+    clients->limits_ms[CM_CLIENT_RESTING] = CM_CLIENTS_CHECK_MS;
+    clients->limits_ms[CM_CLIENT_IDLE] = rest_ms;
     for (int i = 0; i < CM_CLIENT_PHASES; i++)
         cm_list_init(&clients->phases[i]);
 }
@@ -62,6 +64,23 @@ uint64_t cm_clients_due_ms(const struct cm_clients *clients) {
     return due_ms;
 }
 
+/* What recv gives for the next byte. */
+static ssize_t peek(const struct cm_client *client) {
+    char byte;
+    return recv(client->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+}
+
+bool cm_client_has_unread(const struct cm_client *client) {
+    return peek(client) > 0;
+}
+
+static void expire(struct cm_clients *clients, struct cm_client *client, uint64_t now_ms) {
+    if (client->phase == CM_CLIENT_RESTING && peek(client) != 0)
+        cm_client_enter(clients, client, CM_CLIENT_IDLE, now_ms);
+    else
+        end(clients, client, now_ms);
+}
+
 void cm_clients_expire(struct cm_clients *clients, uint64_t now_ms) {
     for (int i = 0; i < CM_CLIENT_PHASES; i++) {
         if (!clients->limits_ms[i])
@@ -70,24 +89,19 @@ void cm_clients_expire(struct cm_clients *clients, uint64_t now_ms) {
             struct cm_client *client = CM_LIST_ITEM(link, struct cm_client, link);
             if (now_ms < client->since_ms + clients->limits_ms[i])
                 break;
-            end(clients, client, now_ms);
+            expire(clients, client, now_ms);
         }
     }
 }
 
-static bool has_unread(const struct cm_client *client) {
-    char byte;
-    return recv(client->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
-}
-
 void cm_clients_dismiss(struct cm_clients *clients, uint64_t quiet_ms, uint64_t now_ms) {
-    static const enum cm_client_phase idle[] = {CM_CLIENT_HEADING, CM_CLIENT_RESTING};
+    static const enum cm_client_phase idle[] = {CM_CLIENT_HEADING, CM_CLIENT_RESTING, CM_CLIENT_IDLE};
     for (size_t i = 0; i < sizeof idle / sizeof *idle; i++) {
         CM_LIST_EACH(link, &clients->phases[idle[i]]) {
             struct cm_client *client = CM_LIST_ITEM(link, struct cm_client, link);
             if (now_ms < client->since_ms + quiet_ms)
                 break;
-            if (!client->owner && !has_unread(client))
+            if (!client->owner && !cm_client_has_unread(client))
                 end(clients, client, now_ms);
         }
     }

@@ -184,7 +184,7 @@ static const char *refusal_text(unsigned status) {
 static enum MHD_Result refuse(struct cm_exchange *exchange, unsigned status) {
     struct cm_bytes text = cm_bytes_of(refusal_text(status));
     exchange->status = status;
-    exchange->finished = true;
+    exchange->refused = exchange->finished = true;
     if (cm_buf_append(&exchange->out, text.data, text.len) ||
         cm_exchange_field(exchange, cm_bytes_of("Content-Type"), cm_bytes_of("text/plain")) ||
         (!exchange->all->closing &&

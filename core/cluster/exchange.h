@@ -64,6 +64,7 @@ struct cm_exchange {
     unsigned status;
     bool collected;                         /* fields is what it should be */
     bool headed;                            /* the request's head has been looked at */
+    bool refused;                           /* an answer without the owner */
     bool asked;                             /* the owner has it, or had */
     bool held;                              /* the owner has it */
     bool complete;                          /* the request's body is there */

@@ -40,8 +40,15 @@ static struct cm_client *client_of(struct MHD_Connection *connection) {
 static void end_exchange(struct cm_client *client, bool cut) {
     struct cm_exchange *exchange = client->owner;
     client->owner = NULL;
-    if (exchange)
-        cm_exchange_end(exchange, cut);
+    if (!exchange)
+        return;
+    client->lingers = exchange->refused;
+    cm_exchange_end(exchange, cut);
+}
+
+/* An answer without reading the rest: ours, or one that libmicrohttpd gives to a bad head. */
+static bool may_lose_its_answer(const struct cm_client *client) {
+    return client->lingers || (client->phase == CM_CLIENT_HEADING && cm_client_has_unread(client));
 }
 
 static void on_connection(void *context, struct MHD_Connection *connection, void **socket_context,
@@ -55,8 +62,11 @@ static void on_connection(void *context, struct MHD_Connection *connection, void
             cm_client_new(&server->clients, info->connect_fd, now_ms(server), &client);
         *socket_context = client; /* NULL: its first request will end it */
     } else if (*socket_context) {
-        end_exchange(*socket_context, true);
-        cm_client_free(&server->clients, *socket_context);
+        struct cm_client *client = *socket_context;
+        end_exchange(client, true);
+        if (may_lose_its_answer(client) && cm_lingers_add(&server->lingers, client->fd))
+            server->open_handles++;
+        cm_client_free(&server->clients, client);
         *socket_context = NULL;
         server->freed = true;
     }
@@ -163,15 +173,23 @@ static void arm(struct cm_server *server) {
     uv_timer_start(&server->timer, on_due, due_ms > now ? due_ms - now : 1, 0);
 }
 
-static void on_handle_closed(uv_handle_t *handle) {
-    struct cm_server *server = handle->type == UV_POLL    ? CM_LIST_ITEM(handle, struct cm_server, poll)
-                               : handle->type == UV_TIMER ? CM_LIST_ITEM(handle, struct cm_server, timer)
-                                                          : CM_LIST_ITEM(handle, struct cm_server, again);
+static void let_go(struct cm_server *server) {
     if (--server->open_handles)
         return;
     server->events->on_closed(server);
     cm_exchanges_deinit(&server->exchanges);
     free(server);
+}
+
+static void on_lingered(struct cm_lingers *lingers) {
+    let_go(CM_LIST_ITEM(lingers, struct cm_server, lingers));
+}
+
+static void on_handle_closed(uv_handle_t *handle) {
+    struct cm_server *server = handle->type == UV_POLL    ? CM_LIST_ITEM(handle, struct cm_server, poll)
+                               : handle->type == UV_TIMER ? CM_LIST_ITEM(handle, struct cm_server, timer)
+                                                          : CM_LIST_ITEM(handle, struct cm_server, again);
+    let_go(server);
 }
 
 static void leave(struct cm_server *server) {
@@ -180,6 +198,7 @@ static void leave(struct cm_server *server) {
     uv_close((uv_handle_t *)&server->again, on_handle_closed);
     MHD_stop_daemon(server->daemon);
     server->daemon = NULL;
+    cm_lingers_end(&server->lingers);
 }
 
 /* Whether that was all. */
@@ -322,6 +341,7 @@ int cm_server_new(uv_loop_t *loop, int fd, const struct cm_server_options *optio
     made->due_ms = UINT64_MAX;
     cm_clients_init(&made->clients, options->header_ms,
                     options->header_ms && options->idle_ms ? options->idle_ms + options->header_ms : 0);
+    cm_lingers_init(&made->lingers, loop, on_lingered);
     cm_exchanges_init(&made->exchanges, &events->exchange);
     made->exchanges.on_resumed = on_resumed;
     made->exchanges.max_header_bytes = options->max_header_bytes;

@@ -10,6 +10,7 @@
 
 #include "cluster/clients.h"
 #include "cluster/exchange.h"
+#include "cluster/linger.h"
 
 enum { CM_SERVER_REASON_BYTES = 256 };
 
@@ -43,12 +44,13 @@ struct cm_server {
     void *owner; /* the owner's word */
     struct cm_clients clients;
     struct cm_exchanges exchanges;
+    struct cm_lingers lingers;
     bool stopping;
-    bool quiet;     /* it does not accept any more */
-    char *reason;   /* while it starts: where libmicrohttpd's last words go */
-    bool freed;     /* a connection has ended in this run */
-    unsigned turns; /* one after the other in which libmicrohttpd wanted to run again at once */
-    int open_handles;
+    bool quiet;       /* it does not accept any more */
+    char *reason;     /* while it starts: where libmicrohttpd's last words go */
+    bool freed;       /* a connection has ended in this run */
+    unsigned turns;   /* one after the other in which libmicrohttpd wanted to run again at once */
+    int open_handles; /* and lingers */
 };
 
 /* Starts serving on a socket that is bound and does not block; it is the server's in any case. 0, or a

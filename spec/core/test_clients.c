@@ -13,6 +13,7 @@ enum { CLIENTS = 24, OPERATIONS = 20000, HEADER_MS = 50, REST_MS = 120 };
 struct peer {
     struct cm_client *client;
     int ends[2]; /* the client's, and what would be its peer */
+    bool closed; /* the peer's half */
     enum cm_client_phase phase;
     uint64_t since_ms;
 };
@@ -34,6 +35,7 @@ static int open_peer(struct world *world, struct peer *peer) {
     }
     peer->phase = CM_CLIENT_HEADING;
     peer->since_ms = world->now_ms;
+    peer->closed = false;
     return 0;
 }
 
@@ -51,6 +53,11 @@ static void close_all(struct world *world) {
     assert_int_equal(world->clients.count, 0);
 }
 
+static void close_half(struct peer *peer) {
+    shutdown(peer->ends[1], SHUT_WR);
+    peer->closed = true;
+}
+
 /* Whether the peer sees the end. */
 static bool is_ended(const struct peer *peer) {
     char byte;
@@ -60,7 +67,10 @@ static bool is_ended(const struct peer *peer) {
 }
 
 static uint64_t limit_ms(const struct peer *peer) {
-    return peer->phase == CM_CLIENT_HEADING ? HEADER_MS : peer->phase == CM_CLIENT_RESTING ? REST_MS : 0;
+    static const uint64_t limits_ms[CM_CLIENT_PHASES] = {[CM_CLIENT_HEADING] = HEADER_MS,
+                                                         [CM_CLIENT_RESTING] = CM_CLIENTS_CHECK_MS,
+                                                         [CM_CLIENT_IDLE] = REST_MS};
+    return limits_ms[peer->phase];
 }
 
 static void check(const struct world *world) {
@@ -92,19 +102,23 @@ static void expire(struct world *world) {
     cm_clients_expire(&world->clients, world->now_ms);
     for (size_t i = 0; i < CLIENTS; i++) {
         struct peer *peer = &world->peers[i];
-        if (peer->client && limit_ms(peer) && world->now_ms >= peer->since_ms + limit_ms(peer))
-            peer->phase = CM_CLIENT_ENDING;
+        if (!peer->client || !limit_ms(peer) || world->now_ms < peer->since_ms + limit_ms(peer))
+            continue;
+        bool lives = peer->phase == CM_CLIENT_RESTING && !peer->closed;
+        peer->phase = lives ? CM_CLIENT_IDLE : CM_CLIENT_ENDING;
+        peer->since_ms = world->now_ms;
     }
 }
 
 static void random_operations_match_an_array(void **state) {
     (void)state;
+    static const enum cm_client_phase phases[] = {CM_CLIENT_HEADING, CM_CLIENT_RESTING, CM_CLIENT_BUSY};
     uint64_t random = 3;
     struct world world = {.now_ms = 1000};
     cm_clients_init(&world.clients, HEADER_MS, REST_MS);
     for (int i = 0; i < OPERATIONS; i++) {
         struct peer *peer = &world.peers[random_below(&random, CLIENTS)];
-        size_t way = random_below(&random, 8);
+        size_t way = random_below(&random, 12);
         world.now_ms += random_below(&random, 5);
         if (!peer->client)
             assert_int_equal(open_peer(&world, peer), 0);
@@ -112,8 +126,10 @@ static void random_operations_match_an_array(void **state) {
             close_peer(&world, peer);
         else if (way == 1)
             expire(&world);
+        else if (way == 2)
+            close_half(peer);
         else
-            enter(&world, peer, (enum cm_client_phase)random_below(&random, CM_CLIENT_ENDING));
+            enter(&world, peer, phases[random_below(&random, 3)]);
         check(&world);
     }
     close_all(&world);
@@ -126,6 +142,11 @@ static void without_limits_nothing_is_ever_due(void **state) {
     assert_int_equal(open_peer(&world, &world.peers[0]), 0);
     assert_true(cm_clients_due_ms(&world.clients) == UINT64_MAX);
     cm_clients_expire(&world.clients, UINT64_MAX);
+    enter(&world, &world.peers[0], CM_CLIENT_RESTING);
+    cm_clients_expire(&world.clients, 1 + CM_CLIENTS_CHECK_MS);
+    assert_int_equal(world.peers[0].client->phase, CM_CLIENT_IDLE);
+    cm_clients_expire(&world.clients, UINT64_MAX);
+    assert_true(cm_clients_due_ms(&world.clients) == UINT64_MAX);
     assert_false(is_ended(&world.peers[0]));
     close_all(&world);
 }

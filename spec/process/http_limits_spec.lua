@@ -176,6 +176,32 @@ describe("an HTTP server", function()
     wire.finish(c, port)
   end)
 
+  it("lets an answer arrive that comes before the body has been sent", function()
+    local c, port = wire.serve(counting)
+    for _ = 1, 5 do
+      local socket = connect(port)
+      socket:pause()
+      socket:push(head("POST / HTTP/1.1", "Host: a", "Content-Length: 1000000"))
+      for _ = 1, 20 do
+        task.sleep(2)
+        local err = task.await(function(resume) socket.tcp:write(("x"):rep(50000), resume) end)
+        assert.is_nil(err)
+      end
+      socket:resume()
+      assert.matches("^HTTP/1.1 413 ", socket:waitEnd())
+    end
+    -- It does not take everything.
+    local socket = connect(port):send(head("POST / HTTP/1.1", "Host: a", "Content-Length: 1000000000"))
+    socket:waitUntil("the end", function()
+      if not socket.tcp:is_closing() and not socket.failed then
+        socket.tcp:write(("x"):rep(100000), function(err) socket.failed = err end)
+      end
+      return socket.failed
+    end)
+    socket:close()
+    wire.finish(c, port)
+  end)
+
   -- How long it takes until the other side ends the connection, while it is fed like this.
   local function patience(port, begin, feed)
     local socket = connect(port)
