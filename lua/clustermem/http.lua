@@ -4,7 +4,10 @@
 -- keep-alive, TLS. What cannot be understood beyond doubt is refused before the handler runs: malformed fields and
 -- those that leave open where the body ends (400), header fields of more than `maxHeader` bytes (431), a body of more
 -- than `maxBody` by its Content-Length (413; one in chunks that grows beyond is cut off), transfer encodings but
--- `chunked` (501).
+-- `chunked` (501). Lines end with CR and LF, nothing else.
+--
+-- A client that goes away while its handler waits for something else is noticed when something is written. An answer to
+-- HEAD that is written in parts ends the connection.
 --
 -- Every process may serve. A server keeps its process alive until it is closed. Durations are milliseconds.
 -- @module clustermem.http

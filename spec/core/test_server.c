@@ -254,9 +254,50 @@ static int without_memory(void *data) {
     return answered ? 0 : CM_E_NOMEMORY;
 }
 
+static const char too_large[] = "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\nbegin";
+
+/* Without memory to linger the answer leaves all the same. */
+static int refused_without_memory(void *data) {
+    (void)data;
+    struct world world;
+    int err = start(&world, true, false);
+    if (err)
+        return err;
+    int fd = connect_to(&world, too_large);
+    bool answered = receives(&world, fd, "HTTP/1.1 413 ");
+    for (int i = 0; i < 10; i++)
+        turn(&world);
+    end(&world);
+    close(fd);
+    assert_int_equal(world.asked, 0);
+    return answered ? 0 : CM_E_NOMEMORY;
+}
+
+static void a_refused_client_can_send_on_for_a_while(void **state) {
+    (void)state;
+    struct world world;
+    assert_int_equal(start(&world, true, false), 0);
+    int fd = connect_to(&world, too_large);
+    assert_true(receives(&world, fd, "\r\n\r\nthe body is too large\n"));
+    static const char rest[10000];
+    for (int i = 0; i < 50; i++) {
+        assert_int_equal(send(fd, rest, sizeof rest, MSG_NOSIGNAL), sizeof rest);
+        turn(&world);
+    }
+    assert_int_equal(world.server->lingers.count, 1);
+    shutdown(fd, SHUT_WR);
+    uint64_t deadline_ms = cm_clock_ms() + DEADLINE_MS;
+    while (world.server->lingers.count && cm_clock_ms() < deadline_ms)
+        turn(&world);
+    assert_int_equal(world.server->lingers.count, 0);
+    close(fd);
+    end(&world);
+}
+
 static void failed_allocations_leave_nothing_behind(void **state) {
     (void)state;
     alloc_failure_each(without_memory, NULL);
+    alloc_failure_each(refused_without_memory, NULL);
 }
 
 int main(void) {
@@ -265,6 +306,7 @@ int main(void) {
         cmocka_unit_test(a_request_can_be_read_when_its_connection_is_gone),
         cmocka_unit_test(a_server_waits_for_what_its_owner_has),
         cmocka_unit_test(an_answers_fields_are_bounded),
+        cmocka_unit_test(a_refused_client_can_send_on_for_a_while),
         cmocka_unit_test(failed_allocations_leave_nothing_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
