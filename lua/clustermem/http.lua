@@ -103,8 +103,11 @@ local lazy = {
   headers = native.httpHeaders,
   remoteAddress = native.httpRemote,
   path = function(exchange)
-    local target = native.httpTarget(exchange)
-    return unescape(target:match("^[^?]*"))
+    local path = native.httpTarget(exchange):match("^[^?]*")
+    -- As a proxy is asked: scheme and host are not for the handler.
+    local rest = path:match("^%a[%w+.-]*://[^/]*(.*)")
+    if rest then path = rest == "" and "/" or rest end
+    return unescape(path)
   end,
   query = function(exchange) return parseQuery(native.httpTarget(exchange)) end,
   body = function(exchange, request)

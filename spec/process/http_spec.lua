@@ -189,6 +189,17 @@ describe("an HTTP server", function()
     wire.finish(c, port)
   end)
 
+  it("knows the path in a target that names scheme and host", function()
+    local c, port = wire.serve(mirror)
+    for target, path in pairs {
+      ["http://a/b%20c?d"] = "/b c", ["HTTP://a:80"] = "/", ["http://a?b/c"] = "/", ["/http://a/b"] = "/http://a/b",
+      ["*"] = "*", ["//a/b"] = "//a/b",
+    } do
+      assert.equal(path .. " - ", (select(2, ask(port, get(target)))))
+    end
+    wire.finish(c, port)
+  end)
+
   it("writes JSON exactly and reads it", function()
     local c, port = wire.serve [[
       serve {
