@@ -276,20 +276,13 @@ static int native_destroy(lua_State *L) {
 
 void cm_storages_open(lua_State *L) {
     static const luaL_Reg functions[] = {
-        {"folder", native_folder},
-        {"storageOpen", native_open},
-        {"storageIsOpen", native_is_open},
-        {"storageGet", native_get},
-        {"storageRead", native_read},
-        {"storageDocument", native_document},
-        {"storageHas", native_has},
-        {"storageJson", native_json},
-        {"storageSet", native_set},
-        {"storageDelete", native_delete},
-        {"storageSync", native_sync},
-        {"storageClose", native_close},
-        {"storageDestroy", native_destroy},
-        {NULL, NULL},
+        {"folder", native_folder},          {"storageOpen", native_open},
+        {"storageIsOpen", native_is_open},  {"storageGet", native_get},
+        {"storageRead", native_read},       {"storageDocument", native_document},
+        {"storageHas", native_has},         {"storageJson", native_json},
+        {"storageSet", native_set},         {"storageDelete", native_delete},
+        {"storageSync", native_sync},       {"storageClose", native_close},
+        {"storageDestroy", native_destroy}, {NULL, NULL},
     };
     luaL_setfuncs(L, functions, 0);
 }
