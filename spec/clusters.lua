@@ -254,6 +254,38 @@ local function clear(self, complaints)
   removeFolder(self.folder)
 end
 
+--- Runs a command of the system to its end, while this process's loop goes on.
+-- @tparam string command
+-- @tparam {string,...} args
+-- @tparam[opt] string input
+-- @treturn string its standard output
+-- @treturn integer its exit code
+function clusters.command(command, args, input)
+  local stdin, stdout = uv.new_pipe(false), uv.new_pipe(false)
+  local text, left, code = "", 2, nil
+  task.await(function(resume)
+    local function over()
+      left = left - 1
+      if left == 0 then resume() end
+    end
+    local process, message
+    process, message = uv.spawn(command, { args = args, stdio = { stdin, stdout, nil } }, function(exit)
+      code = exit
+      process:close()
+      over()
+    end)
+    assert(process, command .. ": " .. tostring(message))
+    stdout:read_start(function(_, data)
+      text = text .. (data or "")
+      if not data then over() end
+    end)
+    if input then stdin:write(input) else stdin:shutdown() end
+  end)
+  stdin:close()
+  stdout:close()
+  return text, code
+end
+
 --- Ends what is left of the clusters, and raises if that was not as it should be.
 function clusters.finish()
   if clusters.watchdog then clusters.watchdog:close() end

@@ -35,7 +35,7 @@ local DEFAULTS = {
   headerTimeout = 10000,
 }
 local MAX_HEADER_LEAST, MAX_HEADER_MOST = 1024, 1048576
-local KNOWN = { "host", "port", "handler", "cert", "key", "stream" }
+local KNOWN = { "host", "port", "path", "handler", "cert", "key", "stream" }
 for name in pairs(DEFAULTS) do KNOWN[#KNOWN + 1] = name end
 table.sort(KNOWN)
 
@@ -287,7 +287,7 @@ local Server = { __name = "server" }
 Server.__index = Server
 
 function Server.__tostring(server)
-  return ("server (%s:%s)"):format(server.host, server.port or "")
+  return ("server (%s)"):format(server.path or server.host .. ":" .. server.port)
 end
 
 local function stop(server)
@@ -347,7 +347,7 @@ local function serve(server, options)
     options.key, message, code = readFile("key", options.key)
     if message then return nil, message, code end
   end
-  local fd, socket, reason = sockets.bind("http.serve", server.host, server.port)
+  local fd, socket, reason = sockets.bind("http.serve", server.path or server.host, server.port)
   if not fd then return nil, socket, reason end
   local id, closed, port = native.httpServe(fd, options)
   if not id then
@@ -371,8 +371,12 @@ local function checkOptions(given)
   check.type("http.serve", "cert", given.cert, "string", true)
   check.type("http.serve", "key", given.key, "string", true)
   if (given.cert == nil) ~= (given.key == nil) then refuse("http.serve: cert and key belong together") end
-  local port = check.integer("http.serve", "port", given.port, 0)
-  if port > 65535 then refuse("http.serve: port must be an integer from 0 to 65535, not " .. port) end
+  if check.type("http.serve", "path", given.path, "string", true) then
+    if given.host or given.port then refuse("http.serve: a path stands instead of host and port") end
+    if given.path == "" or given.path:find("\0", 1, true) then refuse("http.serve: path must be the name of a file") end
+  elseif check.integer("http.serve", "port", given.port, 0) > 65535 then
+    refuse("http.serve: port must be an integer from 0 to 65535, not " .. given.port)
+  end
   local options = { cert = given.cert, key = given.key, stream = given.stream }
   for name, default in pairs(DEFAULTS) do
     local value = given[name] == nil and default or given[name]
@@ -395,6 +399,7 @@ end
 -- - `handler`: fn(request, response), called as a task for each request. An error in it is a 500, or if something was
 --   sent already the end of the connection, and a traceback on standard error; the process goes on.
 -- - `host` ("127.0.0.1"), `port`: where; port 0 is one that is free
+-- - `path`: instead of these, a unix socket there, for a proxy on this machine
 -- - `cert`, `key`: files in PEM format, for TLS
 -- - `maxHeader` (16384): bytes of a request's line and header fields
 -- - `maxBody` (1048576): bytes of a request's body
@@ -404,7 +409,7 @@ end
 -- - `headerTimeout` (10000): milliseconds within which a request's header must have come; 0: any time
 -- - `stream` (false): handlers run as soon as the header has come, and read the body with `request:read()`
 -- @tparam[opt] function callback
--- @treturn table the server: `host`, `port`, `close`
+-- @treturn table the server: `host`, `port` or `path`, and `close`
 -- @return nil, message, code: an errno name (`EADDRINUSE`, `EACCES`; `ENOENT`: no such file), `badvalue` (a bad
 -- certificate, key or host), `nomemory`
 -- @raise on an unknown option, or one of the wrong type
@@ -413,8 +418,9 @@ function http.serve(options, callback)
   check.type("http.serve", "the callback", callback, "function", true)
   local checked = checkOptions(options)
   local server = setmetatable({
-    host = options.host or "127.0.0.1",
+    host = not options.path and (options.host or "127.0.0.1") or nil,
     port = options.port,
+    path = options.path,
     handler = options.handler,
     streamed = options.stream,
     waiting = {},

@@ -15,8 +15,8 @@ describe("the example", function()
   end
   table.sort(names)
 
-  it("counter.lua, hello.lua, mutex.lua and session-store.lua are there", function()
-    for _, name in ipairs { "counter.lua", "hello.lua", "mutex.lua", "session-store.lua" } do
+  it("counter.lua, mutex.lua, session-store.lua, sum.lua and web-counter.lua are there", function()
+    for _, name in ipairs { "counter.lua", "mutex.lua", "session-store.lua", "sum.lua", "web-counter.lua" } do
       assert.truthy(table.concat(names, " "):find(name, 1, true))
     end
   end)
@@ -32,6 +32,25 @@ describe("the example", function()
     assert.equal(0, c.code, c.err)
     assert.equal(2, c:count("has been away too long\n"), c.out)
     assert.is_nil(uv.fs_scandir_next(assert(uv.fs_scandir(c.folder))))
+  end)
+
+  it("web-counter.lua counts each visit of curl and of wrk, whichever worker serves it", function()
+    local tcp = uv.new_tcp()
+    tcp:bind("127.0.0.1", 0)
+    local port = math.tointeger(tcp:getsockname().port)
+    tcp:close()
+    local c = clusters.start { args = { "-w", "2", folder .. "/web-counter.lua", tostring(port) } }
+    c:waitUntil("both workers", function() return c:count("serves port " .. port .. "\n") == 2 end)
+    local url = ("http://127.0.0.1:%d"):format(port)
+    assert.equal("Welcome, visitor 1\n", (clusters.command("curl", { "-sS", url .. "/" })))
+    assert.equal("there is only /\n", (clusters.command("curl", { "-sS", url .. "/nowhere" })))
+    local load = clusters.command("wrk", { "-t", "1", "-c", "4", "-d", "1s", url .. "/" })
+    local asked = tonumber(load:match("(%d+) requests in"))
+    -- Those that wrk did not wait for any more are counted too.
+    local last = tonumber(clusters.command("curl", { "-sS", url .. "/" }):match("^Welcome, visitor (%d+)\n$"))
+    assert.is_true(asked > 50 and last >= asked + 2 and last <= asked + 2 + 4, asked .. " asked, then " .. last)
+    c:kill("sigterm")
+    assert.equal(0, c:waitExit(), c.err)
   end)
 
   for _, name in ipairs(names) do

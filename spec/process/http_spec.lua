@@ -362,6 +362,27 @@ describe("an HTTP server", function()
     assert.not_matches("listener", c.out)
   end)
 
+  it("listens on a unix socket, too", function()
+    assert.equal("server (./app.sock)\tnil\tnil\nhello /there nil\nfalse\n", clusters.output [[
+      local http = require "clustermem.http"
+      local server = assert(http.serve { path = "./app.sock", handler = function(request, response)
+        response:finish(("hello %s %s"):format(request.path, request.remoteAddress))
+      end })
+      print(server, server.host, server.port)
+      local pipe, text = uv.new_pipe(false), ""
+      assert(not task.await(function(resume) pipe:connect("app.sock", resume) end))
+      pipe:write("GET /there HTTP/1.0\r\n\r\n")
+      task.await(function(resume)
+        pipe:read_start(function(_, part) if part then text = text .. part else resume() end end)
+      end)
+      pipe:close()
+      print(text:match("\r\n\r\n(.*)"))
+      server:close()
+      while uv.fs_stat("app.sock") do task.sleep(1) end
+      print((pcall(http.serve, { path = "x", port = 80, handler = print })))
+    ]])
+  end)
+
   it("says why it cannot have an address", function()
     local out = clusters.output [[
       local http = require "clustermem.http"

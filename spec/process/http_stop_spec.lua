@@ -4,6 +4,7 @@ local task = require "clustermem.task"
 local uv = require "luv"
 
 local get, post, head, connect = wire.get, wire.post, wire.head, wire.connect
+local command = clusters.command
 
 local app = [[
   serve {
@@ -167,28 +168,9 @@ describe("an HTTP server with TLS", function()
   before_each(clusters.watch)
   after_each(clusters.finish)
 
-  -- Runs a command with this for its input. @return its standard output
-  local function run(command, args, input)
-    local stdin, stdout = uv.new_pipe(false), uv.new_pipe(false)
-    local text = ""
-    task.await(function(resume)
-      local process
-      process = uv.spawn(command, { args = args, stdio = { stdin, stdout, nil } }, function()
-        process:close()
-        resume()
-      end)
-      assert(process, command)
-      stdout:read_start(function(_, data) text = text .. (data or "") end)
-      stdin:write(input)
-    end)
-    stdin:close()
-    stdout:close()
-    return text
-  end
-
   local function certificate()
     local folder = assert(uv.fs_mkdtemp((os.getenv("TMPDIR") or "/tmp") .. "/clustermem-cert-XXXXXX"))
-    run("openssl", { "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+    command("openssl", { "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
       "-keyout", folder .. "/key", "-out", folder .. "/cert" }, "")
     local cert, key = clusters.read(folder .. "/cert"), clusters.read(folder .. "/key")
     for _, name in ipairs { "key", "cert" } do os.remove(folder .. "/" .. name) end
@@ -209,7 +191,7 @@ describe("an HTTP server with TLS", function()
       }
     ]], { files = certificate() })
     local function ask(text)
-      return run("openssl", { "s_client", "-connect", "127.0.0.1:" .. port, "-quiet", "-no_ign_eof" }, text)
+      return command("openssl", { "s_client", "-connect", "127.0.0.1:" .. port, "-quiet", "-no_ign_eof" }, text)
     end
     for _, path in ipairs { "/", "/wait" } do
       local answer = ask(post(path, ("y"):rep(50000), "Connection: close"))
