@@ -74,7 +74,7 @@ describe("a reload under load", function()
     local c = clusters.start { workers = 2, app = app, limit = 60000 }
     c:waitUntil("both workers", function() return c:count("port\t%d+\n") == 2 end)
     local stop = load(c:waitFor("port\t(%d+)\n"), "/wait")
-    for i = 1, 5 do
+    for i = 1, 3 do -- five in a row of one slot would be a crash loop
       c:kill("sigkill", (next(c:processes())))
       c:waitUntil("a successor", function() return c:count("port\t%d+\n") == 2 + i end)
       task.sleep(20)
