@@ -220,17 +220,17 @@ describe("a storage", function()
       app = requires .. [[
         local store = assert(Storage.new("s"))
         local me = "w" .. cluster.worker.slot
-        for i = 1, 200 do
+        for i = 1, 1000 do
           assert(store:set("shared." .. me .. ".k" .. i, i))
           assert(store:set("same.k" .. i, me))
         end
         memory.increment("done")
         while memory.get("done") < 4 do task.sleep(1) end
         for slot = 1, 4 do
-          for i = 1, 200 do assert(store:get(("shared.w%d.k%d"):format(slot, i)) == i) end
+          for i = 1, 1000 do assert(store:get(("shared.w%d.k%d"):format(slot, i)) == i) end
         end
         local all = {}
-        for i = 1, 200 do all[i] = store:get("same.k" .. i) end
+        for i = 1, 1000 do all[i] = store:get("same.k" .. i) end
         print(table.concat(all, " "))
       ]],
     }
