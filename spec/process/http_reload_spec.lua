@@ -91,8 +91,9 @@ describe("a reload under load", function()
       task.sleep(20)
     end
     local text = stop(c)
-    -- What the killed ones had been asked is lost, and no connection is refused.
-    assert.matches("connect 0, read %d+, write %d+, timeout 0", text)
+    -- What the killed ones had been asked is lost, if anything; no connection is refused, and none waits for nothing.
+    local refused, late = text:match("connect (%d+), read %d+, write %d+, timeout (%d+)")
+    assert.is_true(refused == nil or refused == "0" and late == "0", text)
     assert.is_true(tonumber(text:match("(%d+) requests in")) > 100, text)
     c:kill("sigterm")
     assert.equal(0, c:waitExit(), c.err)
