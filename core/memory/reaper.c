@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "memory/append.h"
+#include "memory/table.h"
 
 enum {
     STILL_MS = 1000,
@@ -50,6 +51,7 @@ static void free_line(struct cm_reaper *reaper, uint32_t id) {
     _Atomic uint64_t *line = owned_line(reaper->segment, id, atomic_load(&seat->section), &word);
     if (!line)
         return;
+    cm_table_settle_count(reaper->segment, id, (uint32_t)atomic_load(&seat->section));
     /* To the next even number, in any case on: readers that saw what it was in the midst of look again, and a
      * number that it published has its version. Release: what it stored counts from here on. */
     uint64_t next = cm_word((cm_word_sequence(word) | 1) + 1, 0);

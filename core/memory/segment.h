@@ -64,6 +64,8 @@ struct cm_seat {
     _Atomic uint32_t beat;          /* of its loop: core/cluster/watchdog */
     _Atomic uint64_t cache_hits;    /* of all who have sat here */
     _Atomic uint64_t cache_misses;
+    _Alignas(CM_CACHE_LINE) _Atomic uint64_t counting; /* the record that enters or leaves `entries`; 0: none */
+    _Atomic int64_t counted;                           /* what `entries` is then */
     _Alignas(CM_CACHE_LINE) _Atomic uint64_t hazards[]; /* a bit for each chunk it is copying from */
 };
 

@@ -74,10 +74,14 @@ bool cm_table_find_tag(struct cm_participant *participant, const struct cm_secti
     return false;
 }
 
+static int64_t load_count(const _Atomic int64_t *count) {
+    return atomic_load_explicit((_Atomic int64_t *)count, memory_order_relaxed);
+}
+
 uint64_t cm_table_entries(const struct cm_segment *segment) {
     int64_t entries = 0;
     for (uint32_t id = CM_MASTER_SEAT; id <= segment->layout.seats; id++)
-        entries += atomic_load_explicit(&cm_segment_seat(segment, id)->entries, memory_order_relaxed);
+        entries += load_count(&cm_segment_seat(segment, id)->entries);
     return entries > 0 ? (uint64_t)entries : 0;
 }
 
@@ -105,11 +109,39 @@ bool cm_table_try(struct cm_participant *participant, uint64_t hash, struct cm_s
     }
 }
 
-static void count_entry(struct cm_participant *participant, int change) {
-    _Atomic int64_t *entries = &participant->seat->entries;
-    /* Only this participant writes it. */
-    atomic_store_explicit(entries, atomic_load_explicit(entries, memory_order_relaxed) + change,
-                          memory_order_relaxed);
+/* An entry is counted after it is linked or unlinked: `counting` names it from before, and `counted` is what
+ * the count will be, so that the reaper can count what this process has come to. Only this participant writes
+ * them. Release: in this order, for whoever looks after the process has ended. */
+static void begin_counting(struct cm_participant *participant, uint64_t offset, int change) {
+    struct cm_seat *seat = participant->seat;
+    int64_t entries = atomic_load_explicit(&seat->entries, memory_order_relaxed);
+    atomic_store_explicit(&seat->counted, entries + change, memory_order_release);
+    atomic_store_explicit(&seat->counting, offset, memory_order_release);
+}
+
+static void count_entry(struct cm_participant *participant) {
+    struct cm_seat *seat = participant->seat;
+    int64_t counted = atomic_load_explicit(&seat->counted, memory_order_relaxed);
+    atomic_store_explicit(&seat->entries, counted, memory_order_release);
+    CM_FAULT("counted");
+    atomic_store_explicit(&seat->counting, 0, memory_order_release);
+}
+
+void cm_table_settle_count(const struct cm_segment *segment, uint32_t id, uint32_t line) {
+    struct cm_seat *seat = cm_segment_seat(segment, id);
+    uint64_t offset = atomic_exchange(&seat->counting, 0);
+    const struct cm_record *record = offset ? cm_record_at(segment, offset) : NULL;
+    if (!record || line >= segment->layout.groups_most)
+        return;
+    bool is_linked = false;
+    for (uint64_t at = load(chain_of(&segment->groups[line], load(&record->hash))); at && !is_linked;) {
+        is_linked = at == offset;
+        const struct cm_record *next = cm_record_at(segment, at);
+        at = next ? load(&next->next) : 0;
+    }
+    int64_t counted = load_count(&seat->counted);
+    if (is_linked == (counted > load_count(&seat->entries)))
+        atomic_store_explicit(&seat->entries, counted, memory_order_relaxed);
 }
 
 /* `retiring` names a record from before it is unlinked until its bytes have left their chunk's count: if this
@@ -117,8 +149,6 @@ static void count_entry(struct cm_participant *participant, int change) {
  * which have not been given up, so their links still hold. Release: in this order, for whoever looks after
  * the process has ended. */
 static void begin_retiring(struct cm_participant *participant, const struct cm_place *place) {
-    if (!place->record)
-        return;
     uint64_t rest = place->shape.kind == CM_KIND_LONG ? load(place->record->payload) : 0;
     atomic_store_explicit(&participant->seat->retiring_rest, rest, memory_order_release);
     atomic_store_explicit(&participant->seat->retiring, place->offset, memory_order_release);
@@ -161,7 +191,10 @@ uint64_t cm_table_link(struct cm_participant *participant, struct cm_section *se
     store(&record->next, load(place->record ? &place->record->next : place->link));
     uint64_t expires_ms = load(&record->expires_ms);
     note_expiry(participant, offset, expires_ms);
-    begin_retiring(participant, place);
+    if (place->record)
+        begin_retiring(participant, place);
+    else
+        begin_counting(participant, offset, 1);
     CM_FAULT("before-publish");
     /* Release: who follows the link (acquire) sees the record whole. */
     atomic_store_explicit(place->link, offset, memory_order_release);
@@ -171,7 +204,7 @@ uint64_t cm_table_link(struct cm_participant *participant, struct cm_section *se
     if (place->record) {
         retire(participant, place);
     } else {
-        count_entry(participant, 1);
+        count_entry(participant);
         participant->inserts++;
     }
     cm_section_leave(section);
@@ -187,12 +220,13 @@ uint64_t cm_table_link(struct cm_participant *participant, struct cm_section *se
 uint64_t cm_table_unlink(struct cm_participant *participant, struct cm_section *section,
                          const struct cm_place *place) {
     begin_retiring(participant, place);
+    begin_counting(participant, place->offset, -1);
     CM_FAULT("before-unlink");
     atomic_store_explicit(place->link, load(&place->record->next), memory_order_release);
     CM_FAULT("after-unlink");
     cm_section_publish(participant, section);
+    count_entry(participant);
     retire(participant, place);
-    count_entry(participant, -1);
     if (participant->inserts)
         participant->inserts--; /* who replaces what it removes makes nothing grow */
     cm_section_leave(section);

@@ -63,8 +63,12 @@ struct cm_listed {
 int cm_table_walk(struct cm_participant *participant, uint64_t space, struct cm_bytes prefix,
                   uint64_t *cursor, struct cm_buf *out);
 
-/* Entries in all: exact when nobody is writing, and off by at most one for each death in a section. */
+/* Entries in all: exact when nobody is writing. */
 uint64_t cm_table_entries(const struct cm_segment *segment);
+
+/* Counts what a process that has ended linked or unlinked last, if it had not come to that. The line is the one
+ * that it owns still. The master. */
+void cm_table_settle_count(const struct cm_segment *segment, uint32_t id, uint32_t line);
 
 /* --- writing: all between enter and leave, by the owner --- */
 

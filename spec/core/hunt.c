@@ -510,6 +510,9 @@ void hunt_audit(struct hunt *hunt, bool exact, struct hunt_audit *audit) {
         audit_chunk(hunt, i, reachable[i], audit);
     audit_pages(hunt);
     free(reachable);
+    uint64_t counted = cm_table_entries(segment);
+    HUNT_CHECK(audit->entries == counted, "%lu entries, counted as %lu", (unsigned long)audit->entries,
+               (unsigned long)counted);
     HUNT_CHECK(!exact || audit->lost_bytes == 0, "%lu bytes are lost (reachable: %lu)",
                (unsigned long)audit->lost_bytes, (unsigned long)audit->reachable_bytes);
 }

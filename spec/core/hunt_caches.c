@@ -294,7 +294,7 @@ static const char *const points[] = {
     "cache-unlinked",  "cache-item-removed", "cache-linking",    "cache-linked",
     "cache-unlocking", "entry-appended",     "group-taken",      "before-publish",
     "after-publish",   "before-unlink",      "after-unlink",     "before-retiring",
-    "retired",         "before-release",
+    "retired",         "counted",            "before-release",
 };
 enum { POINTS = sizeof points / sizeof *points };
 

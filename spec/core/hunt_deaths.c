@@ -105,7 +105,7 @@ static const char *const points[] = {
     "entry-appended",  "group-taken",       "before-release", "before-publish", "after-publish",
     "before-retiring", "retiring-fragment", "retired",        "before-unlink",  "after-unlink",
     "number-shut",     "number-versioned",  "number-stored",  "expiry-noted",   "chunk-claimed",
-    "chunk-emptied",   "chunk-backed",      "chunk-closing",  "chunk-closed",
+    "chunk-emptied",   "chunk-backed",      "chunk-closing",  "chunk-closed",   "counted",
 };
 enum { POINTS = sizeof points / sizeof *points };
 
@@ -462,6 +462,8 @@ static bool may_pass(const struct operation *operation, const char *point) {
         return appends;
     if (strstr(point, "-publish"))
         return appends && operation->how != SET_ABSENT;
+    if (strcmp(point, "counted") == 0)
+        return operation->how == REMOVE || (appends && operation->before.what == NOTHING);
     if (strstr(point, "number-"))
         return appends && operation->after.what == NUMBER;
     if (strstr(point, "-unlink"))

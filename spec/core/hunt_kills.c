@@ -270,9 +270,7 @@ static void test_kills(void **state) {
     assert_true(hunt_clean(&hunt));
     struct hunt_audit audit;
     hunt_audit(&hunt, true, &audit);
-    uint64_t entries = cm_table_entries(&hunt.segment), done = 0;
-    HUNT_CHECK(entries <= audit.entries + kills && entries + kills >= audit.entries,
-               "%lu entries, counted as %lu", (unsigned long)audit.entries, (unsigned long)entries);
+    uint64_t done = 0;
     for (uint32_t i = CM_MASTER_SEAT + 1; i <= hunt.segment.layout.seats; i++)
         hunt_check_unnamed(&hunt, i);
     for (unsigned i = 0; i < WORKERS; i++)
