@@ -156,7 +156,7 @@ static inline int forward(lua_State *L, struct cm_vm *vm, const struct cm_writer
 
 /* Whether a short form (bind/short) may write here and now. */
 static inline bool is_short(lua_State *L, struct cm_vm *vm, struct cm_bytes *key) {
-    return is_key(L, 1, key) && !must_forward(vm) && !vm->clears && cm_short_may(L, vm, NULL, NULL);
+    return is_key(L, 1, key) && !must_forward(vm) && !vm->clears && cm_short_may(L, vm, NULL);
 }
 
 #endif

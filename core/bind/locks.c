@@ -117,8 +117,8 @@ static int native_lock_info(lua_State *L) {
 
 /* --- short forms: see bind/short --- */
 
-static bool is_short_of(lua_State *L, struct cm_vm *vm, struct cm_bytes *key, uint64_t *task) {
-    return is_key(L, 1, key) && cm_short_may(L, vm, task, NULL);
+static bool is_short_of(lua_State *L, struct cm_vm *vm, struct cm_bytes *key, struct cm_standing *standing) {
+    return is_key(L, 1, key) && cm_short_may(L, vm, standing);
 }
 
 /* getLock(key) */
@@ -126,9 +126,9 @@ static int short_get_lock(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
     struct cm_bytes key;
     struct cm_grant grant;
-    uint64_t task;
-    if (lua_gettop(L) != 1 || !is_short_of(L, vm, &key, &task) ||
-        cm_lock_take(&vm->locker, key, task, 0, true, &grant))
+    struct cm_standing standing;
+    if (lua_gettop(L) != 1 || !is_short_of(L, vm, &key, &standing) ||
+        cm_lock_take(&vm->locker, key, standing.task, 0, true, &grant))
         return cm_short_long(L);
     push_grant(L, &grant);
     return cm_short_finish(L, vm, 1);
@@ -222,16 +222,15 @@ static bool takes_arguments(lua_State *L, int index) {
 static int short_mutex(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
     struct cm_bytes key;
-    uint64_t task;
-    bool own;
+    struct cm_standing standing;
     /* When one of the script's own coroutines raises, Lua does not close what is open there. */
     if (lua_gettop(L) != 2 || lua_type(L, 2) != LUA_TFUNCTION || !is_key(L, 1, &key) ||
-        !cm_short_may(L, vm, &task, &own) || !own)
+        !cm_short_may(L, vm, &standing) || !standing.own)
         return cm_short_long(L);
     struct guard *guard = push_guard(L, vm);
     lua_toclose(L, GUARD);
     struct cm_grant grant;
-    if (cm_lock_take(&vm->locker, key, task, 0, true, &grant)) {
+    if (cm_lock_take(&vm->locker, key, standing.task, 0, true, &grant)) {
         lua_closeslot(L, GUARD);
         lua_settop(L, 2);
         return cm_short_long(L);

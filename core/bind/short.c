@@ -16,25 +16,33 @@ int cm_short_long(lua_State *L) {
     return cm_short_give(L, LUA_OK, 0);
 }
 
-bool cm_short_may(lua_State *L, struct cm_vm *vm, uint64_t *task, bool *own) {
-    if (vm->detached || !lua_isyieldable(L))
-        return false;
+/* What scheduler.context says of the coroutine. */
+static struct cm_standing look_up(lua_State *L, const struct cm_vm *vm) {
+    struct cm_standing standing = {.known = true};
     lua_rawgeti(L, LUA_REGISTRYINDEX, vm->context);
     lua_pushthread(L);
     lua_rawget(L, -2);
-    bool may = lua_toboolean(L, -1);
-    if (may && task) {
+    standing.may_wait = lua_toboolean(L, -1);
+    if (standing.may_wait) {
         lua_getfield(L, -1, "id");
-        *task = (uint64_t)lua_tointeger(L, -1);
-        lua_pop(L, 1);
-    }
-    if (may && own) {
-        lua_getfield(L, -1, "co");
-        *own = lua_tothread(L, -1) == L;
-        lua_pop(L, 1);
+        standing.task = (uint64_t)lua_tointeger(L, -1);
+        lua_getfield(L, -2, "co");
+        standing.own = lua_tothread(L, -1) == L;
+        lua_pop(L, 2);
     }
     lua_pop(L, 2);
-    return may;
+    return standing;
+}
+
+bool cm_short_may(lua_State *L, struct cm_vm *vm, struct cm_standing *standing) {
+    struct cm_stack *stack = atomic_load_explicit(&vm->stacks.top, memory_order_relaxed);
+    bool is_top = stack->L == L; /* else a C library has resumed it */
+    if (is_top && !stack->standing.known)
+        stack->standing = look_up(L, vm);
+    struct cm_standing found = is_top ? stack->standing : look_up(L, vm);
+    if (standing)
+        *standing = found;
+    return found.may_wait && !vm->detached && lua_isyieldable(L);
 }
 
 void cm_short_push_done(lua_State *L, struct cm_vm *vm) {

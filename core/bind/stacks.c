@@ -28,7 +28,7 @@ static int native_resume(lua_State *L) {
         return refuse(L, "too many arguments to resume");
     lua_xmove(L, co, count);
     struct cm_stacks *stacks = &cm_vm_of(L)->stacks;
-    struct cm_stack stack = {co, atomic_load_explicit(&stacks->top, memory_order_relaxed)};
+    struct cm_stack stack = {.L = co, .below = atomic_load_explicit(&stacks->top, memory_order_relaxed)};
     /* Release: a handler that comes now sees what is in it. It is on this function's own stack, and
      * lua_resume lets no error pass. */
     atomic_store_explicit(&stacks->top, &stack, memory_order_release);

@@ -9,10 +9,20 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
+
+/* Which task runs on a stack, once somebody has asked: it stays so until the stack is resumed anew. */
+struct cm_standing {
+    bool known;
+    bool may_wait; /* it has a task, which can be suspended from here; unless Lua itself cannot yield */
+    bool own;      /* this is the task's own coroutine, and none of the script's */
+    uint64_t task; /* its number */
+};
 
 struct cm_stack {
     lua_State *L;
     struct cm_stack *below;
+    struct cm_standing standing;
 };
 
 struct cm_stacks {

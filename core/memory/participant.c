@@ -95,18 +95,22 @@ static void wait_for(struct cm_participant *participant, uint32_t line, uint32_t
         nanosleep(&(struct timespec){.tv_nsec = SLEEP_NS}, NULL);
 }
 
+static __attribute__((cold, noinline)) void wait_to_take(struct cm_participant *participant, uint32_t line,
+                                                         _Atomic uint64_t *at, uint64_t *word) {
+    participant->waits = 0;
+    do
+        wait_for(participant, line, cm_word_owner(*word));
+    while (!take(participant, at, word));
+    if (participant->waits >= SPINS)
+        atomic_store_explicit(&participant->seat->waiting_on, 0, memory_order_relaxed);
+}
+
 void cm_section_enter(struct cm_participant *participant, uint32_t line, struct cm_section *section) {
     _Atomic uint64_t *at = cm_segment_word(participant->segment, line);
     uint64_t word;
     name_section(participant, line);
-    if (!take(participant, at, &word)) {
-        participant->waits = 0;
-        do
-            wait_for(participant, line, cm_word_owner(word));
-        while (!take(participant, at, &word));
-        if (participant->waits >= SPINS)
-            atomic_store_explicit(&participant->seat->waiting_on, 0, memory_order_relaxed);
-    }
+    if (!take(participant, at, &word))
+        wait_to_take(participant, line, at, &word);
     *section = (struct cm_section){at, line, cm_word_sequence(word)};
 }
 

@@ -140,11 +140,11 @@ static int try_get(struct cm_participant *participant, struct cm_key key, struct
     const struct cm_segment *segment = participant->segment;
     if (value)
         value->len = 0;
-    uint32_t index = index_of(segment, key.hash);
-    struct cm_group *group = &segment->groups[index];
+    uint32_t groups = load_groups(segment);
+    struct cm_group *group = &segment->groups[index_in(groups, key.hash)];
     /* Acquire: what is behind this sequence is seen by all loads that follow. */
     uint64_t sequence = cm_word_sequence(atomic_load_explicit(&group->word, memory_order_acquire));
-    if (sequence & 1 || index_of(segment, key.hash) != index)
+    if (sequence & 1 || load_groups(segment) != groups)
         return CM_E_CONFLICT;
     struct cm_place place;
     enum look result = cm_chain_look(segment, group, key, STEPS, &place);

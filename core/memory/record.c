@@ -29,18 +29,33 @@ static uint64_t load_word(const _Atomic uint64_t *at) {
     return atomic_load_explicit((_Atomic uint64_t *)at, memory_order_relaxed);
 }
 
+static uint64_t word_of(const uint8_t *bytes) {
+    uint64_t word;
+    memcpy(&word, bytes, 8);
+    return word;
+}
+
+/* The 1 to 7 bytes behind the last whole word, filled up with zeroes. Most keys end with some, and a call of
+ * memcpy for them would cost as much as the rest. */
+static uint64_t last_word(const uint8_t *bytes, size_t len) {
+    uint64_t word = 0;
+    size_t left = len & 7;
+    if (len > 8 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__)
+        return word_of(bytes + len - 8) >> (64 - 8 * left);
+    for (size_t i = 0; i < left; i++)
+        ((uint8_t *)&word)[i] = bytes[len - left + i];
+    return word;
+}
+
 /* Returns where the next piece goes. */
 static _Atomic uint64_t *store_bytes(_Atomic uint64_t *at, const uint8_t *bytes, uint64_t len) {
-    for (; len >= 8; at++, bytes += 8, len -= 8) {
-        uint64_t word;
-        memcpy(&word, bytes, 8);
-        store_word(at, word);
-    }
-    if (len) {
-        uint64_t word = 0;
-        memcpy(&word, bytes, len);
-        store_word(at++, word);
-    }
+    uint64_t words = len / 8;
+#pragma GCC unroll 4
+    for (uint64_t i = 0; i < words; i++)
+        store_word(at + i, word_of(bytes + i * 8));
+    at += words;
+    if (len & 7)
+        store_word(at++, last_word(bytes, len));
     return at;
 }
 
@@ -85,16 +100,17 @@ void cm_record_copy(struct cm_record *to, const struct cm_record *from, uint64_t
 /* --- reading --- */
 
 static void load_words(const _Atomic uint64_t *words, uint8_t *to, uint64_t len) {
+#pragma GCC unroll 4
     for (uint64_t i = 0; i < len / 8; i++) {
         uint64_t word = load_word(words + i);
         memcpy(to + i * 8, &word, 8);
     }
 }
 
-/* Whether the record of that size, at that offset, lies within the chunks. */
+/* Whether the record of that size, whose head is in the segment, lies within the chunks. */
 static bool fits(const struct cm_segment *segment, uint64_t offset, uint64_t len_bytes) {
-    uint64_t end = segment->layout.chunks_at + ((uint64_t)segment->layout.chunks << segment->chunk_shift);
-    return len_bytes <= segment->layout.chunk_bytes && offset <= end && len_bytes <= end - offset;
+    return len_bytes <= segment->layout.chunk_bytes &&
+           len_bytes <= segment->chunks_bytes - (offset - segment->layout.chunks_at);
 }
 
 static bool open_fragment(struct cm_payload *payload, uint64_t offset) {
@@ -160,17 +176,10 @@ bool cm_payload_read(struct cm_payload *payload, uint8_t *to, uint64_t len) {
 
 /* The words are compared as they lie there, the filling zeroes with them. */
 static bool words_equal(const _Atomic uint64_t *words, struct cm_bytes bytes) {
-    const uint8_t *data = bytes.data;
-    size_t left = bytes.len;
-    for (; left >= 8; words++, data += 8, left -= 8) {
-        uint64_t word;
-        memcpy(&word, data, 8);
-        if (load_word(words) != word)
+    for (size_t i = 0; i < bytes.len / 8; i++)
+        if (load_word(words + i) != word_of(bytes.data + i * 8))
             return false;
-    }
-    uint64_t word = 0;
-    memcpy(&word, data, left);
-    return left == 0 || load_word(words) == word;
+    return !(bytes.len & 7) || load_word(words + bytes.len / 8) == last_word(bytes.data, bytes.len);
 }
 
 static bool long_has_key(const struct cm_segment *segment, uint64_t offset, struct cm_bytes key) {
@@ -189,15 +198,16 @@ static bool long_has_key(const struct cm_segment *segment, uint64_t offset, stru
 
 bool cm_record_has_key(const struct cm_segment *segment, uint64_t offset, struct cm_shape shape,
                        struct cm_bytes key) {
-    const struct cm_record *record = cm_record_at(segment, offset);
-    if (!record || shape.key_len != key.len || shape.kind == CM_KIND_FRAGMENT)
+    if (shape.key_len != key.len)
         return false;
     if (shape.kind == CM_KIND_LONG)
         return long_has_key(segment, offset, key);
-    uint64_t len_bytes = cm_shape_bytes(shape);
-    if (len_bytes < CM_ENTRY_BYTES || !fits(segment, offset, len_bytes))
+    bool is_number = cm_kind_is_number(shape.kind);
+    if (!is_number && shape.kind != CM_KIND_BYTES)
         return false;
-    return words_equal(record->payload + cm_kind_is_number(shape.kind), key);
+    const struct cm_record *record = (const struct cm_record *)(const void *)(segment->base + offset);
+    return fits(segment, offset, CM_ENTRY_BYTES + 8 * is_number + cm_words(key.len)) &&
+           words_equal(record->payload + is_number, key);
 }
 
 bool cm_record_read_key(const struct cm_segment *segment, uint64_t offset, struct cm_shape shape,
@@ -212,9 +222,10 @@ bool cm_record_read_value(const struct cm_segment *segment, uint64_t offset, str
                           uint8_t *to) {
     if (shape.kind == CM_KIND_BYTES) { /* nearly all there is, and all that is short */
         const struct cm_record *record = cm_record_at(segment, offset);
-        if (!record || !fits(segment, offset, cm_shape_bytes(shape)))
+        uint64_t key_bytes = cm_words(shape.key_len), value_bytes = cm_words(shape.value_len);
+        if (!record || !fits(segment, offset, CM_ENTRY_BYTES + key_bytes + value_bytes))
             return false;
-        load_words(record->payload + cm_words(shape.key_len) / 8, to, cm_words(shape.value_len));
+        load_words(record->payload + key_bytes / 8, to, value_bytes);
         return true;
     }
     struct cm_payload payload;

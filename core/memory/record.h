@@ -73,8 +73,7 @@ uint64_t cm_shape_bytes(struct cm_shape shape);
  * known. */
 static inline struct cm_record *cm_record_at(const struct cm_segment *segment, uint64_t offset) {
     uint64_t at = offset - segment->layout.chunks_at;
-    uint64_t end = (uint64_t)segment->layout.chunks << segment->chunk_shift;
-    if (at >= end || end - at < CM_HEAD_BYTES || offset & 7)
+    if (at > segment->chunks_bytes - CM_HEAD_BYTES || offset & 7)
         return NULL;
     return (struct cm_record *)(void *)(segment->base + offset);
 }
@@ -134,7 +133,7 @@ bool cm_payload_more(struct cm_payload *payload);
 /* Begins at a fragment. */
 bool cm_payload_open_fragment(struct cm_payload *payload, const struct cm_segment *segment, uint64_t offset);
 
-/* Whether the entry there has that key. */
+/* Whether the entry there, which is in the segment and of that shape, has that key. */
 bool cm_record_has_key(const struct cm_segment *segment, uint64_t offset, struct cm_shape shape,
                        struct cm_bytes key);
 

@@ -87,6 +87,7 @@ static void point(struct cm_segment *segment) {
     segment->groups = (struct cm_group *)(void *)(segment->base + layout->groups_at);
     segment->chunks = (struct cm_chunk *)(void *)(segment->base + layout->chunk_words_at);
     segment->chunk_shift = (uint32_t)__builtin_ctz(layout->chunk_bytes);
+    segment->chunks_bytes = (uint64_t)layout->chunks << segment->chunk_shift;
     segment->record_most_bytes = layout->chunk_bytes / CM_FRAGMENTS_IN_CHUNK;
 }
 

@@ -145,6 +145,7 @@ struct cm_segment {
     struct cm_header *header;
     struct cm_group *groups;
     struct cm_chunk *chunks;
+    uint64_t chunks_bytes; /* of all of them */
     uint32_t chunk_shift;
     uint32_t record_most_bytes;
 };

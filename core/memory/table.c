@@ -88,11 +88,12 @@ uint64_t cm_table_entries(const struct cm_segment *segment) {
 /* --- writing --- */
 
 void cm_table_enter(struct cm_participant *participant, uint64_t hash, struct cm_section *section) {
-    for (;;) {
-        uint32_t index = index_of(participant->segment, hash);
-        cm_section_enter(participant, index, section);
+    uint32_t groups = load_groups(participant->segment), now;
+    for (;; groups = now) {
+        cm_section_enter(participant, index_in(groups, hash), section);
         /* Loaded again now that no split can touch this group: the swap acquired what the last one left. */
-        if (index_of(participant->segment, hash) == index)
+        now = load_groups(participant->segment);
+        if (now == groups || index_in(now, hash) == section->line)
             return;
         cm_section_leave(section);
     }
