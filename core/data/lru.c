@@ -33,13 +33,13 @@ void cm_lru_remove(struct cm_lru *lru, struct cm_bytes key_bytes) {
     struct cm_key key = cm_table_key_in(participant->segment, CM_SPACE_CACHE, key_bytes);
     struct cm_found found;
     /* A look without the lock: often there is nothing. */
-    if (cm_table_get(participant, key, NULL, &found) == CM_E_NOTFOUND)
+    if (cm_table_get(participant, &key, NULL, &found) == CM_E_NOTFOUND)
         return;
     struct cm_section section;
     struct cm_place place;
     cm_cache_lock(lru);
     cm_table_enter(participant, key.hash, &section);
-    if (cm_table_find(participant, &section, key, &place))
+    if (cm_table_find(participant, &section, &key, &place))
         cm_cache_take_out(lru, &section, &place);
     else
         cm_section_leave(&section);
@@ -53,7 +53,7 @@ static bool take_stale(struct cm_lru *lru, struct cm_key key, uint64_t tag, uint
     struct cm_place place;
     cm_cache_lock(lru);
     cm_table_enter(participant, key.hash, &section);
-    bool done = cm_table_find(participant, &section, key, &place) && cm_record_version(place.record) == tag &&
+    bool done = cm_table_find(participant, &section, &key, &place) && cm_record_version(place.record) == tag &&
                 is_past(place_expiry(lru, &place), now_ms);
     if (done) {
         cm_cache_take_out(lru, &section, &place);
@@ -85,7 +85,7 @@ int cm_lru_get(struct cm_lru *lru, struct cm_bytes key_bytes, struct cm_buf *buf
     struct cm_found found;
     uint64_t now_ns = 0, stamp = 0, left_tag = 0;
     for (bool left = false;;) {
-        int err = cm_table_get(participant, key, buf, &found);
+        int err = cm_table_get(participant, &key, buf, &found);
         if (err)
             return err == CM_E_NOTFOUND ? miss(lru) : err;
         uint64_t tag = found.version;
@@ -140,7 +140,7 @@ static int append(struct cm_lru *lru, struct cm_key key, struct cm_bytes value, 
     for (int i = 0; err == CM_E_NOMEMORY && room->make_room && i < ROOM_TRIES; i++) {
         struct cm_found found;
         uint64_t freed_bytes = 0;
-        if (!cm_table_get(participant, key, NULL, &found))
+        if (!cm_table_get(participant, &key, NULL, &found))
             freed_bytes = cm_append_bytes(participant->segment, key.bytes.len, found.value_len);
         uint64_t bytes = cm_append_bytes(participant->segment, key.bytes.len, value.len);
         if (room->make_room(room->data, bytes, freed_bytes))
@@ -169,7 +169,7 @@ static int make_room(struct cm_lru *lru, struct cm_key key, uint64_t bytes) {
         uint64_t replaced_bytes = 0;
         /* Again only if it was there, and may have gone meanwhile. */
         if (there)
-            there = cm_table_get(participant, key, NULL, &found) == 0;
+            there = cm_table_get(participant, &key, NULL, &found) == 0;
         if (there) {
             replaced_bytes = cm_append_bytes(participant->segment, key.bytes.len, found.value_len);
             if (load(&cache->bytes) - replaced_bytes <= most_bytes - bytes)
@@ -194,7 +194,7 @@ static void link_entry(struct cm_lru *lru, struct cm_key key, uint64_t bytes, ui
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(participant, key.hash, &section);
-    cm_table_find(participant, &section, key, &place);
+    cm_table_find(participant, &section, &key, &place);
     if (max_age_ms == CM_LRU_DEFAULT_AGE)
         max_age_ms = atomic_load_explicit(&cache->max_age_ms, memory_order_relaxed);
     uint32_t slot;

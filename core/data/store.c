@@ -23,7 +23,7 @@ void cm_store_deinit(struct cm_store *store) {
 }
 
 /* In a section of the key's group: whether the change must be the master's, for it has listeners to tell. */
-static bool is_watched(const struct cm_store *store, struct cm_key key) {
+static bool is_watched(const struct cm_store *store, const struct cm_key *key) {
     return !store->make_room && store->space == CM_SPACE_KEYS &&
            cm_watch_sees(store->participant->segment, key);
 }
@@ -74,7 +74,7 @@ static bool is_slot(const struct cm_store *store, struct cm_bytes key) {
 /* --- changes --- */
 
 /* In a section: the key's place, and whether a living entry is there. */
-static bool find(const struct cm_store *store, const struct cm_section *section, struct cm_key key,
+static bool find(const struct cm_store *store, const struct cm_section *section, const struct cm_key *key,
                  struct cm_place *place) {
     return cm_table_find(store->participant, section, key, place) &&
            !cm_store_is_over(store, cm_record_expiry(place->record));
@@ -110,7 +110,7 @@ static uint64_t new_expiry(const struct cm_change *change, const struct cm_place
 /* What the entry under the key takes now; 0 where there is none. */
 static uint64_t bytes_under(const struct cm_store *store, struct cm_key key) {
     struct cm_found found;
-    if (cm_table_get(store->participant, key, NULL, &found))
+    if (cm_table_get(store->participant, &key, NULL, &found))
         return 0;
     uint64_t value_len = cm_kind_is_number(found.kind) ? 8 : found.value_len;
     return cm_append_bytes(store->participant->segment, key.bytes.len, value_len);
@@ -192,11 +192,11 @@ static int append(struct cm_store *store, const struct cm_pair *pairs, size_t co
 
 /* A number takes the place of one of its kind without an entry of its own. As cm_store_set; *done: whether
  * there is an end with that. */
-static int set_in_place(struct cm_store *store, struct cm_key key, struct cm_number number,
+static int set_in_place(struct cm_store *store, const struct cm_key *key, struct cm_number number,
                         const struct cm_change *change, uint64_t *version, bool *done) {
     struct cm_section section;
     struct cm_place place;
-    cm_table_enter(store->participant, key.hash, &section);
+    cm_table_enter(store->participant, key->hash, &section);
     bool alive = find(store, &section, key, &place);
     int err = is_watched(store, key) ? CM_STORE_ASK : check_conditions(store, change, &place, alive);
     if (!err && place.record && place.shape.kind == kind_of(number)) {
@@ -227,13 +227,13 @@ int cm_store_set(struct cm_store *store, struct cm_bytes key_bytes, const struct
     struct cm_key key = key_in(store, key_bytes);
     if (value->is_number && is_slot(store, key_bytes)) {
         bool done;
-        err = set_in_place(store, key, value->number, change, version, &done);
+        err = set_in_place(store, &key, value->number, change, version, &done);
         if (done && !err)
             cm_store_tell(store, key_bytes, *version, CM_CAUSE_SET, value);
         if (done)
             return err;
     }
-    if (is_watched(store, key))
+    if (is_watched(store, &key))
         return CM_STORE_ASK; /* before the value is copied in vain; what counts is the look in the section */
     uint64_t offset;
     err = append(store, &pair, 1, change->expires_ms, &offset);
@@ -242,8 +242,8 @@ int cm_store_set(struct cm_store *store, struct cm_bytes key_bytes, const struct
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(participant, key.hash, &section);
-    bool alive = find(store, &section, key, &place);
-    err = is_watched(store, key) ? CM_STORE_ASK : check_conditions(store, change, &place, alive);
+    bool alive = find(store, &section, &key, &place);
+    err = is_watched(store, &key) ? CM_STORE_ASK : check_conditions(store, change, &place, alive);
     if (err) {
         cm_section_leave(&section);
         cm_append_rewind(participant);
@@ -272,7 +272,7 @@ int cm_store_set_many(struct cm_store *store, const struct cm_pair *pairs, size_
         struct cm_section section;
         struct cm_place place;
         cm_table_enter(store->participant, key.hash, &section);
-        cm_table_find(store->participant, &section, key, &place);
+        cm_table_find(store->participant, &section, &key, &place);
         uint64_t version = cm_table_link(store->participant, &section, &place, offsets[i]);
         cm_store_tell(store, key.bytes, version, CM_CAUSE_SET, &pairs[i].value);
     }
@@ -282,11 +282,12 @@ int cm_store_set_many(struct cm_store *store, const struct cm_pair *pairs, size_
     return err;
 }
 
-int cm_store_get(struct cm_store *store, struct cm_bytes key, struct cm_buf *buf, struct cm_value *value,
-                 uint64_t *version, uint64_t *expires_ms) {
+int cm_store_get(struct cm_store *store, struct cm_bytes key_bytes, struct cm_buf *buf,
+                 struct cm_value *value, uint64_t *version, uint64_t *expires_ms) {
+    struct cm_key key = key_in(store, key_bytes);
     struct cm_found found;
-    int err = bad_key(key) ? CM_E_NOTFOUND
-                           : cm_table_get(store->participant, key_in(store, key), value ? buf : NULL, &found);
+    int err = bad_key(key_bytes) ? CM_E_NOTFOUND
+                                 : cm_table_get(store->participant, &key, value ? buf : NULL, &found);
     if (!err && cm_store_is_over(store, found.expires_ms))
         err = CM_E_NOTFOUND;
     if (version)
@@ -309,11 +310,11 @@ int cm_store_remove(struct cm_store *store, struct cm_bytes key_bytes, const str
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(store->participant, key.hash, &section);
-    bool alive = find(store, &section, key, &place);
+    bool alive = find(store, &section, &key, &place);
     int err = check_fence(store, change);
     if (!err)
         err = check_version(change, &place, alive);
-    if (!err && alive && is_watched(store, key))
+    if (!err && alive && is_watched(store, &key))
         err = CM_STORE_ASK;
     if (err || !alive) {
         cm_section_leave(&section);
@@ -369,12 +370,12 @@ struct increment {
     bool wants_entry;    /* one is needed: nothing has been changed */
 };
 
-static int increment_once(struct cm_store *store, struct cm_key key, struct increment *increment,
+static int increment_once(struct cm_store *store, const struct cm_key *key, struct increment *increment,
                           struct cm_number *sum, uint64_t *version) {
     struct cm_participant *participant = store->participant;
     struct cm_section section;
     struct cm_place place;
-    cm_table_enter(participant, key.hash, &section);
+    cm_table_enter(participant, key->hash, &section);
     bool alive = find(store, &section, key, &place);
     int err = is_watched(store, key) ? CM_STORE_ASK
                                      : add_to(&place, alive, increment->initial, increment->delta, sum);
@@ -404,14 +405,14 @@ int cm_store_increment(struct cm_store *store, struct cm_bytes key_bytes, struct
         return increment_bytes(store, key_bytes, delta, initial, expires_ms, sum, version);
     struct cm_key key = key_in(store, key_bytes);
     struct increment increment = {.delta = delta, .initial = initial, .expires_ms = expires_ms};
-    int err = increment_once(store, key, &increment, sum, version);
+    int err = increment_once(store, &key, &increment, sum, version);
     if (increment.wants_entry) {
         struct cm_pair pair = {key_bytes, {.is_number = true, .number = *sum}};
         err = append(store, &pair, 1, 0, &increment.offset);
         if (err)
             return err;
         /* Decided again: somebody may have got in between. */
-        err = increment_once(store, key, &increment, sum, version);
+        err = increment_once(store, &key, &increment, sum, version);
         if (increment.linked)
             cm_append_commit(store->participant);
         else
@@ -428,7 +429,7 @@ int cm_store_expire(struct cm_store *store, struct cm_bytes key_bytes, uint64_t 
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(store->participant, key.hash, &section);
-    if (!find(store, &section, key, &place)) {
+    if (!find(store, &section, &key, &place)) {
         cm_section_leave(&section);
         return CM_E_NOTFOUND;
     }

@@ -35,15 +35,15 @@ static bool holds(const struct cm_segment *segment, uint64_t hash) {
     return found;
 }
 
-bool cm_watch_looks(const struct cm_segment *segment, struct cm_key key) {
+bool cm_watch_looks(const struct cm_segment *segment, const struct cm_key *key) {
     struct cm_header *header = segment->header;
     if (atomic_load_explicit(&header->watched_all, memory_order_relaxed) ||
-        holds(segment, key.hash ? key.hash : 1))
+        holds(segment, key->hash ? key->hash : 1))
         return true;
     for (int i = 0; i < CM_WATCHED_LENGTHS; i++) {
         uint16_t len = atomic_load_explicit(&header->watched_lengths[i], memory_order_relaxed);
-        if (len && len <= key.bytes.len &&
-            holds(segment, cm_watch_hash(segment, (struct cm_bytes){key.bytes.data, len}, true)))
+        if (len && len <= key->bytes.len &&
+            holds(segment, cm_watch_hash(segment, (struct cm_bytes){key->bytes.data, len}, true)))
             return true;
     }
     return false;

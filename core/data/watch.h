@@ -13,11 +13,11 @@ static inline bool cm_watch_any(const struct cm_segment *segment) {
     return atomic_load_explicit(&segment->header->watches, memory_order_relaxed) != 0;
 }
 
-bool cm_watch_looks(const struct cm_segment *segment, struct cm_key key);
+bool cm_watch_looks(const struct cm_segment *segment, const struct cm_key *key);
 
 /* In a section of the key's group, whose swap comes first: a writer that finds nothing publishes before the
  * barrier passes that the master begins behind the watch. */
-static inline bool cm_watch_sees(const struct cm_segment *segment, struct cm_key key) {
+static inline bool cm_watch_sees(const struct cm_segment *segment, const struct cm_key *key) {
     return cm_watch_any(segment) && cm_watch_looks(segment, key);
 }
 

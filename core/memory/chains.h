@@ -46,7 +46,7 @@ static inline void store(_Atomic uint64_t *word, uint64_t value) {
 enum look { LOOK_FOUND, LOOK_ABSENT, LOOK_LOST };
 
 /* Follows the key's chain, at most so many steps. LOOK_LOST: it led nowhere, or had no end. */
-enum look cm_chain_look(const struct cm_segment *segment, struct cm_group *group, struct cm_key key,
+enum look cm_chain_look(const struct cm_segment *segment, struct cm_group *group, const struct cm_key *key,
                         unsigned steps, struct cm_place *place);
 
 #endif

@@ -135,13 +135,13 @@ static int copy_long(struct cm_participant *participant, const struct cm_group *
 }
 
 /* One try: 0, CM_E_NOTFOUND, CM_E_NOMEMORY, or CM_E_CONFLICT to try again. */
-static int try_get(struct cm_participant *participant, struct cm_key key, struct cm_buf *value,
+static int try_get(struct cm_participant *participant, const struct cm_key *key, struct cm_buf *value,
                    struct cm_found *found) {
     const struct cm_segment *segment = participant->segment;
     if (value)
         value->len = 0;
     uint32_t groups = load_groups(segment);
-    struct cm_group *group = &segment->groups[index_in(groups, key.hash)];
+    struct cm_group *group = &segment->groups[index_in(groups, key->hash)];
     /* Acquire: what is behind this sequence is seen by all loads that follow. */
     uint64_t sequence = cm_word_sequence(atomic_load_explicit(&group->word, memory_order_acquire));
     if (sequence & 1 || load_groups(segment) != groups)
@@ -165,7 +165,7 @@ static int try_get(struct cm_participant *participant, struct cm_key key, struct
 
 /* Reads as the group's owner; long values are copied after it has been left, under their hazards. `again`:
  * there was no room to list a value's fragments, and there is more now. */
-static int get_as_owner(struct cm_participant *participant, struct cm_key key, struct cm_buf *value,
+static int get_as_owner(struct cm_participant *participant, const struct cm_key *key, struct cm_buf *value,
                         struct cm_found *found, bool *again) {
     *again = false;
     if (value)
@@ -175,7 +175,7 @@ static int get_as_owner(struct cm_participant *participant, struct cm_key key, s
         return err;
     struct cm_section section;
     struct cm_place place;
-    cm_table_enter(participant, key.hash, &section);
+    cm_table_enter(participant, key->hash, &section);
     if (!cm_table_find(participant, &section, key, &place)) {
         cm_section_leave(&section);
         return CM_E_NOTFOUND;
@@ -203,7 +203,7 @@ static int get_as_owner(struct cm_participant *participant, struct cm_key key, s
     return err;
 }
 
-int cm_table_get(struct cm_participant *participant, struct cm_key key, struct cm_buf *value,
+int cm_table_get(struct cm_participant *participant, const struct cm_key *key, struct cm_buf *value,
                  struct cm_found *found) {
     for (participant->tries = 1; participant->tries <= TRIES; participant->tries++) {
         int err = try_get(participant, key, value, found);

@@ -198,14 +198,14 @@ static bool long_has_key(const struct cm_segment *segment, uint64_t offset, stru
 
 bool cm_record_has_key(const struct cm_segment *segment, uint64_t offset, struct cm_shape shape,
                        struct cm_bytes key) {
-    if (shape.key_len != key.len)
+    const struct cm_record *record = cm_record_at(segment, offset);
+    if (!record || shape.key_len != key.len)
         return false;
     if (shape.kind == CM_KIND_LONG)
         return long_has_key(segment, offset, key);
     bool is_number = cm_kind_is_number(shape.kind);
     if (!is_number && shape.kind != CM_KIND_BYTES)
         return false;
-    const struct cm_record *record = (const struct cm_record *)(const void *)(segment->base + offset);
     return fits(segment, offset, CM_ENTRY_BYTES + 8 * is_number + cm_words(key.len)) &&
            words_equal(record->payload + is_number, key);
 }

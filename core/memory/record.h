@@ -133,7 +133,7 @@ bool cm_payload_more(struct cm_payload *payload);
 /* Begins at a fragment. */
 bool cm_payload_open_fragment(struct cm_payload *payload, const struct cm_segment *segment, uint64_t offset);
 
-/* Whether the entry there, which is in the segment and of that shape, has that key. */
+/* Whether the entry there, which is of that shape, has that key. */
 bool cm_record_has_key(const struct cm_segment *segment, uint64_t offset, struct cm_shape shape,
                        struct cm_bytes key);
 

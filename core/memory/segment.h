@@ -53,19 +53,21 @@ struct cm_chunk {
 };
 #define CM_NEVER UINT64_MAX
 
+/* Of a seat's `entries`: {count 62, how it is about to change 2}; see core/memory/table. */
+enum { CM_COUNTS_SHIFT = 2, CM_COUNTS_ONE = 1 << CM_COUNTS_SHIFT, CM_COUNTS_HOW = CM_COUNTS_ONE - 1 };
+enum { CM_COUNTS_LINKING = 1, CM_COUNTS_UNLINKING };
+
 /* A participant's place in the segment: core/memory/participant. */
 struct cm_seat {
     _Alignas(CM_CACHE_LINE) _Atomic uint64_t section; /* {count 32, line 32} */
     _Atomic uint64_t waiting_on;                      /* the line it waits for, + 1; 0: none */
     _Atomic uint64_t retiring;      /* the record whose bytes are leaving their chunk's count */
-    _Atomic uint64_t retiring_rest; /* the fragments to follow */
-    _Atomic int64_t entries;        /* linked by it, less those it unlinked */
+    _Atomic uint64_t retiring_rest; /* the fragments to follow; or the record being linked in a new place */
+    _Atomic int64_t entries;        /* linked by it, less those it unlinked: CM_COUNTS_... */
     _Atomic int32_t pid;            /* 0: the seat is free */
     _Atomic uint32_t beat;          /* of its loop: core/cluster/watchdog */
     _Atomic uint64_t cache_hits;    /* of all who have sat here */
     _Atomic uint64_t cache_misses;
-    _Alignas(CM_CACHE_LINE) _Atomic uint64_t counting; /* the record that enters or leaves `entries`; 0: none */
-    _Atomic int64_t counted;                           /* what `entries` is then */
     _Alignas(CM_CACHE_LINE) _Atomic uint64_t hazards[]; /* a bit for each chunk it is copying from */
 };
 

@@ -19,9 +19,9 @@ struct cm_key cm_table_key_in(const struct cm_segment *segment, uint64_t space, 
 /* Links are loaded with acquire: who links a record (release) has written it before. A reader may be led
  * astray by a chunk that is being used anew; then it comes to an offset that is none, or goes too far, and
  * the sequence tells. */
-enum look cm_chain_look(const struct cm_segment *segment, struct cm_group *group, struct cm_key key,
+enum look cm_chain_look(const struct cm_segment *segment, struct cm_group *group, const struct cm_key *key,
                         unsigned steps, struct cm_place *place) {
-    place->link = chain_of(group, key.hash);
+    place->link = chain_of(group, key->hash);
     for (; steps; steps--) {
         uint64_t offset = atomic_load_explicit(place->link, memory_order_acquire);
         place->record = NULL;
@@ -30,9 +30,9 @@ enum look cm_chain_look(const struct cm_segment *segment, struct cm_group *group
         struct cm_record *record = cm_record_at(segment, offset);
         if (!record)
             return LOOK_LOST;
-        if (load(&record->hash) == key.hash) {
+        if (load(&record->hash) == key->hash) {
             place->shape = cm_record_shape(record);
-            if (cm_record_has_key(segment, offset, place->shape, key.bytes)) {
+            if (cm_record_has_key(segment, offset, place->shape, key->bytes)) {
                 place->record = record;
                 place->offset = offset;
                 return LOOK_FOUND;
@@ -43,13 +43,13 @@ enum look cm_chain_look(const struct cm_segment *segment, struct cm_group *group
     return LOOK_LOST;
 }
 
-bool cm_table_find(struct cm_participant *participant, const struct cm_section *section, struct cm_key key,
-                   struct cm_place *place) {
+bool cm_table_find(struct cm_participant *participant, const struct cm_section *section,
+                   const struct cm_key *key, struct cm_place *place) {
     struct cm_group *group = group_in(participant->segment, section);
     if (cm_chain_look(participant->segment, group, key, UINT32_MAX, place) == LOOK_FOUND)
         return true;
     /* A new entry becomes the chain's first. */
-    *place = (struct cm_place){.link = chain_of(group, key.hash)};
+    *place = (struct cm_place){.link = chain_of(group, key->hash)};
     return false;
 }
 
@@ -81,7 +81,7 @@ static int64_t load_count(const _Atomic int64_t *count) {
 uint64_t cm_table_entries(const struct cm_segment *segment) {
     int64_t entries = 0;
     for (uint32_t id = CM_MASTER_SEAT; id <= segment->layout.seats; id++)
-        entries += load_count(&cm_segment_seat(segment, id)->entries);
+        entries += load_count(&cm_segment_seat(segment, id)->entries) >> CM_COUNTS_SHIFT;
     return entries > 0 ? (uint64_t)entries : 0;
 }
 
@@ -110,39 +110,51 @@ bool cm_table_try(struct cm_participant *participant, uint64_t hash, struct cm_s
     }
 }
 
-/* An entry is counted after it is linked or unlinked: `counting` names it from before, and `counted` is what
- * the count will be, so that the reaper can count what this process has come to. Only this participant writes
- * them. Release: in this order, for whoever looks after the process has ended. */
-static void begin_counting(struct cm_participant *participant, uint64_t offset, int change) {
+/* An entry is counted after it is linked or unlinked. From before, the count's lowest bits say which of the
+ * two goes on, and the seat names the record, so that the reaper can count what this process has come to:
+ * `retiring` when it is unlinked, `retiring_rest` when it is linked. Only this participant writes them.
+ * Release: in this order, for whoever looks after the process has ended. */
+static void begin_counting(struct cm_participant *participant, int64_t how) {
     struct cm_seat *seat = participant->seat;
-    int64_t entries = atomic_load_explicit(&seat->entries, memory_order_relaxed);
-    atomic_store_explicit(&seat->counted, entries + change, memory_order_release);
-    atomic_store_explicit(&seat->counting, offset, memory_order_release);
+    atomic_store_explicit(&seat->entries, load_count(&seat->entries) + how, memory_order_release);
+}
+
+/* Of a count with its lowest bits: what it is when that has been done. */
+static int64_t counted(int64_t count) {
+    int64_t how = count & CM_COUNTS_HOW;
+    return count - how +
+           (how == CM_COUNTS_LINKING     ? CM_COUNTS_ONE
+            : how == CM_COUNTS_UNLINKING ? -CM_COUNTS_ONE
+                                         : 0);
 }
 
 static void count_entry(struct cm_participant *participant) {
     struct cm_seat *seat = participant->seat;
-    int64_t counted = atomic_load_explicit(&seat->counted, memory_order_relaxed);
-    atomic_store_explicit(&seat->entries, counted, memory_order_release);
+    atomic_store_explicit(&seat->entries, counted(load_count(&seat->entries)), memory_order_release);
     CM_FAULT("counted");
-    atomic_store_explicit(&seat->counting, 0, memory_order_release);
+}
+
+/* Whether the chain leads to the record there. */
+static bool leads_to(const struct cm_segment *segment, const _Atomic uint64_t *link, uint64_t offset) {
+    for (uint64_t at = load(link); at != offset; at = load(link)) {
+        const struct cm_record *record = cm_record_at(segment, at);
+        if (!record)
+            return false;
+        link = &record->next;
+    }
+    return true;
 }
 
 void cm_table_settle_count(const struct cm_segment *segment, uint32_t id, uint32_t line) {
     struct cm_seat *seat = cm_segment_seat(segment, id);
-    uint64_t offset = atomic_exchange(&seat->counting, 0);
-    const struct cm_record *record = offset ? cm_record_at(segment, offset) : NULL;
+    int64_t count = load_count(&seat->entries), how = count & CM_COUNTS_HOW;
+    uint64_t offset = load(how == CM_COUNTS_LINKING ? &seat->retiring_rest : &seat->retiring);
+    const struct cm_record *record = how ? cm_record_at(segment, offset) : NULL;
     if (!record || line >= segment->layout.groups_most)
         return;
-    bool is_linked = false;
-    for (uint64_t at = load(chain_of(&segment->groups[line], load(&record->hash))); at && !is_linked;) {
-        is_linked = at == offset;
-        const struct cm_record *next = cm_record_at(segment, at);
-        at = next ? load(&next->next) : 0;
-    }
-    int64_t counted = load_count(&seat->counted);
-    if (is_linked == (counted > load_count(&seat->entries)))
-        atomic_store_explicit(&seat->entries, counted, memory_order_relaxed);
+    bool linked = leads_to(segment, chain_of(&segment->groups[line], load(&record->hash)), offset);
+    count = linked == (how == CM_COUNTS_LINKING) ? counted(count) : count - how;
+    atomic_store_explicit(&seat->entries, count, memory_order_relaxed);
 }
 
 /* `retiring` names a record from before it is unlinked until its bytes have left their chunk's count: if this
@@ -192,10 +204,12 @@ uint64_t cm_table_link(struct cm_participant *participant, struct cm_section *se
     store(&record->next, load(place->record ? &place->record->next : place->link));
     uint64_t expires_ms = load(&record->expires_ms);
     note_expiry(participant, offset, expires_ms);
-    if (place->record)
+    if (place->record) {
         begin_retiring(participant, place);
-    else
-        begin_counting(participant, offset, 1);
+    } else {
+        atomic_store_explicit(&participant->seat->retiring_rest, offset, memory_order_release);
+        begin_counting(participant, CM_COUNTS_LINKING);
+    }
     CM_FAULT("before-publish");
     /* Release: who follows the link (acquire) sees the record whole. */
     atomic_store_explicit(place->link, offset, memory_order_release);
@@ -221,7 +235,7 @@ uint64_t cm_table_link(struct cm_participant *participant, struct cm_section *se
 uint64_t cm_table_unlink(struct cm_participant *participant, struct cm_section *section,
                          const struct cm_place *place) {
     begin_retiring(participant, place);
-    begin_counting(participant, place->offset, -1);
+    begin_counting(participant, CM_COUNTS_UNLINKING);
     CM_FAULT("before-unlink");
     atomic_store_explicit(place->link, load(&place->record->next), memory_order_release);
     CM_FAULT("after-unlink");

@@ -45,7 +45,7 @@ struct cm_found {
 /* Reads the entry of that key, expired or not, and copies a value that is no number to `value`, whose
  * contents it replaces (NULL: no copy). 0, CM_E_NOTFOUND, or CM_E_NOMEMORY where the buffer cannot grow.
  * Never waits, but for a group in the hands of who is writing all the time. */
-int cm_table_get(struct cm_participant *participant, struct cm_key key, struct cm_buf *value,
+int cm_table_get(struct cm_participant *participant, const struct cm_key *key, struct cm_buf *value,
                  struct cm_found *found);
 
 /* Whether what was read is the present state still, as long as nothing has changed in its whole group. */
@@ -84,7 +84,7 @@ struct cm_place {
 void cm_table_enter(struct cm_participant *participant, uint64_t hash, struct cm_section *section);
 /* As above, or false after a short spin. */
 bool cm_table_try(struct cm_participant *participant, uint64_t hash, struct cm_section *section);
-bool cm_table_find(struct cm_participant *participant, const struct cm_section *section, struct cm_key key,
+bool cm_table_find(struct cm_participant *participant, const struct cm_section *section, const struct cm_key *key,
                    struct cm_place *place);
 /* Tells the processor that the entry of that hash will be looked at soon. Needs no section. */
 void cm_table_prefetch(const struct cm_segment *segment, uint64_t hash);

@@ -51,7 +51,7 @@ static bool is_cached(unsigned n) {
     struct hunt_key key;
     struct cm_found found;
     struct cm_key cached = cm_table_key_in(&hunt.segment, CM_SPACE_CACHE, hunt_key(&key, "key %u", n));
-    return cm_table_get(&hunt.participant, cached, NULL, &found) == 0;
+    return cm_table_get(&hunt.participant, &cached, NULL, &found) == 0;
 }
 
 static int open_hunt(void **state) {
@@ -290,11 +290,16 @@ static void test_mess(void **state) {
 enum { CACHED = 20, CHANGED = 7, NEW = 50, NEIGHBOUR = 60, NTHS = 3 };
 
 static const char *const points[] = {
-    "cache-locked",    "cache-pushed-again", "cache-slot-taken", "cache-retired",
-    "cache-unlinked",  "cache-item-removed", "cache-linking",    "cache-linked",
-    "cache-unlocking", "entry-appended",     "group-taken",      "before-publish",
-    "after-publish",   "before-unlink",      "after-unlink",     "before-retiring",
-    "retired",         "counted",            "before-release",
+    "cache-locked",     "cache-pushed-again",
+    "cache-slot-taken", "cache-retired",
+    "cache-unlinked",   "cache-item-removed",
+    "cache-linking",    "cache-linked",
+    "cache-unlocking",  "entry-appended",
+    "group-taken",      "before-publish",
+    "after-publish",    "before-unlink",
+    "after-unlink",     "before-retiring",
+    "retired",          "counted",
+    "before-release",
 };
 enum { POINTS = sizeof points / sizeof *points };
 

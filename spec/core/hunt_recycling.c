@@ -54,7 +54,7 @@ static size_t pieces_of(struct cm_bytes key, uint64_t *offsets, size_t most) {
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(&hunt.participant, hashed.hash, &section);
-    assert_true(cm_table_find(&hunt.participant, &section, hashed, &place));
+    assert_true(cm_table_find(&hunt.participant, &section, &hashed, &place));
     size_t count = 0;
     offsets[count++] = place.offset;
     if (place.shape.kind == CM_KIND_LONG) {

@@ -57,7 +57,7 @@ static int put(uint32_t i, size_t n, size_t len, uint8_t byte, uint64_t expires_
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(seat(i), key.hash, &section);
-    cm_table_find(seat(i), &section, key, &place);
+    cm_table_find(seat(i), &section, &key, &place);
     uint64_t version = cm_table_link(seat(i), &section, &place, offset);
     cm_append_commit(seat(i));
     expected[n].there = true;
@@ -74,7 +74,7 @@ static void drop(uint32_t i, size_t n) {
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(seat(i), key.hash, &section);
-    bool there = cm_table_find(seat(i), &section, key, &place);
+    bool there = cm_table_find(seat(i), &section, &key, &place);
     if (there)
         cm_table_unlink(seat(i), &section, &place);
     else
@@ -95,7 +95,8 @@ static void check(size_t n) {
     static struct cm_buf buf;
     uint8_t space[KEY_BYTES];
     struct cm_found found;
-    int err = cm_table_get(seat(1), cm_table_key(&stores.segment, key_of(n, space)), &buf, &found);
+    int err = cm_table_get(seat(1), (struct cm_key[]){cm_table_key(&stores.segment, key_of(n, space))}, &buf,
+                           &found);
     assert_int_equal(err, expected[n].there ? 0 : CM_E_NOTFOUND);
     if (err)
         return;
@@ -161,7 +162,7 @@ static uint64_t offset_of(size_t n) {
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(seat(0), key.hash, &section);
-    assert_true(cm_table_find(seat(0), &section, key, &place));
+    assert_true(cm_table_find(seat(0), &section, &key, &place));
     cm_section_leave(&section);
     return place.offset;
 }
@@ -455,7 +456,8 @@ static bool read_and_meanwhile(size_t n, size_t after_bytes, void (*event)(void)
     struct cm_buf buf = {pages, 0, MOST_BYTES};
     struct cm_found found;
     uint8_t space[KEY_BYTES];
-    int err = cm_table_get(seat(2), cm_table_key(&stores.segment, key_of(n, space)), &buf, &found);
+    int err = cm_table_get(seat(2), (struct cm_key[]){cm_table_key(&stores.segment, key_of(n, space))}, &buf,
+                           &found);
     sigaction(SIGSEGV, &was, NULL);
     assert_null(meanwhile);
     assert_int_equal(err, 0);
@@ -567,13 +569,13 @@ static void a_held_group_does_not_make_the_memory_full(void **state) {
         if (append(0, key, (struct cm_bytes){zeroes, n % 2 ? 100 : 80}, 0, &offset))
             break;
         cm_table_enter(seat(0), key.hash, &section);
-        cm_table_find(seat(0), &section, key, &place);
+        cm_table_find(seat(0), &section, &key, &place);
         cm_table_link(seat(0), &section, &place, offset);
         cm_append_commit(seat(0));
         if (n % 2 == 0)
             continue;
         cm_table_enter(seat(0), key.hash, &section);
-        assert_true(cm_table_find(seat(0), &section, key, &place));
+        assert_true(cm_table_find(seat(0), &section, &key, &place));
         cm_table_unlink(seat(0), &section, &place);
     }
     cm_append_close(seat(0));
@@ -619,7 +621,7 @@ static void *read_on(void *data) {
         uint8_t space[KEY_BYTES];
         struct cm_found found;
         struct cm_key key = cm_table_key(&stores.segment, key_of(random_below(&random, KEYS), space));
-        int err = cm_table_get(seat(i), key, &buf, &found);
+        int err = cm_table_get(seat(i), &key, &buf, &found);
         if (err ? err != CM_E_NOTFOUND : buf.len != found.value_len || !is_one_value(&buf))
             atomic_fetch_add(&broken, 1);
     }

@@ -149,7 +149,7 @@ static const struct event *assert_told(int index, const char *key, uint64_t vers
 }
 
 static bool is_watched(const char *key) {
-    return cm_watch_sees(&stores.segment, cm_table_key(&stores.segment, cm_bytes_of(key)));
+    return cm_watch_sees(&stores.segment, (struct cm_key[]){cm_table_key(&stores.segment, cm_bytes_of(key))});
 }
 
 static struct cm_value number(int64_t integer) {

@@ -160,7 +160,7 @@ static void check_world(void) {
         uint8_t space[SPACE_BYTES];
         struct cm_found found;
         struct cm_key key = cm_table_key_in(&world.stores.segment, CM_SPACE_CACHE, key_of(n, space));
-        int err = cm_table_get(&world.stores.seats[0].participant, key, NULL, &found);
+        int err = cm_table_get(&world.stores.seats[0].participant, &key, NULL, &found);
         assert_int_equal(err, world.expected[n].there ? 0 : CM_E_NOTFOUND);
     }
 }
@@ -327,7 +327,7 @@ static void follow(const struct cm_lru_options *options, unsigned operations) {
         uint8_t space[SPACE_BYTES];
         struct cm_found found;
         struct cm_key key = cm_table_key_in(&world.stores.segment, CM_SPACE_CACHE, key_of(n, space));
-        assert_int_equal(cm_table_get(&world.stores.seats[0].participant, key, NULL, &found), CM_E_NOTFOUND);
+        assert_int_equal(cm_table_get(&world.stores.seats[0].participant, &key, NULL, &found), CM_E_NOTFOUND);
     }
     assert_false(cm_lru_shrink(&world.lrus[0], 1));
     check_world();

@@ -75,7 +75,7 @@ static uint64_t put(struct cm_participant *participant, struct cm_key key, enum 
         return 0;
     }
     cm_table_enter(participant, key.hash, &section);
-    cm_table_find(participant, &section, key, &place);
+    cm_table_find(participant, &section, &key, &place);
     if (cm_kind_is_number(kind))
         cm_record_set_number(cm_record_at(participant->segment, offset), kind, bits);
     uint64_t version = cm_table_link(participant, &section, &place, offset);
@@ -92,7 +92,7 @@ static uint64_t put_number(struct cm_participant *participant, struct cm_key key
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(participant, key.hash, &section);
-    if (cm_table_find(participant, &section, key, &place) && place.shape.kind == CM_KIND_INTEGER)
+    if (cm_table_find(participant, &section, &key, &place) && place.shape.kind == CM_KIND_INTEGER)
         return cm_table_store_number(participant, &section, &place,
                                      add ? cm_record_number(place.record) + bits : bits,
                                      cm_record_expiry(place.record));
@@ -108,7 +108,7 @@ static uint64_t put_number(struct cm_participant *participant, struct cm_key key
         return 0;
     }
     cm_table_enter(participant, key.hash, &section);
-    if (cm_table_find(participant, &section, key, &place) && place.shape.kind == CM_KIND_INTEGER) {
+    if (cm_table_find(participant, &section, &key, &place) && place.shape.kind == CM_KIND_INTEGER) {
         version =
             cm_table_store_number(participant, &section, &place, cm_record_number(place.record) + bits, 0);
         cm_append_rewind(participant);
@@ -125,7 +125,7 @@ static uint64_t drop(struct cm_participant *participant, struct cm_key key) {
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(participant, key.hash, &section);
-    if (cm_table_find(participant, &section, key, &place))
+    if (cm_table_find(participant, &section, &key, &place))
         return cm_table_unlink(participant, &section, &place);
     cm_section_leave(&section);
     return 0;
@@ -145,7 +145,7 @@ static struct cm_buf wide_buf(void) {
 /* Reads once, so that what a participant keeps for long values is there before the threads are. */
 static void warm_up(struct cm_participant *participant, struct cm_key key, struct cm_buf *buf) {
     struct cm_found found;
-    assert_int_equal(cm_table_get(participant, key, buf, &found), 0);
+    assert_int_equal(cm_table_get(participant, &key, buf, &found), 0);
 }
 
 /* Counts each listed key's number in `met`; returns how many were listed. */
@@ -226,7 +226,7 @@ static void check_known(const struct known *known, uint64_t n, struct cm_buf *bu
     static uint8_t expected[1 << 16];
     struct key_room room;
     struct cm_found found;
-    int err = cm_table_get(&other, key_of(n, &room), buf, &found);
+    int err = cm_table_get(&other, (struct cm_key[]){key_of(n, &room)}, buf, &found);
     assert_int_equal(err, known->kind ? 0 : CM_E_NOTFOUND);
     assert_int_equal(other.tries, 1);
     if (err)
@@ -245,7 +245,7 @@ static void check_known(const struct known *known, uint64_t n, struct cm_buf *bu
         assert_int_equal(buf->len, 0);
     }
     struct cm_found without;
-    assert_int_equal(cm_table_get(&other, key_of(n, &room), NULL, &without), 0);
+    assert_int_equal(cm_table_get(&other, (struct cm_key[]){key_of(n, &room)}, NULL, &without), 0);
     assert_memory_equal(&without, &found, sizeof found);
 }
 
@@ -296,7 +296,7 @@ static void change(struct cm_participant *writer, struct known *known, uint64_t 
         known->kind = CM_KIND_NONE;
     } else {
         cm_table_enter(writer, key.hash, &section);
-        bool there = cm_table_find(writer, &section, key, &place);
+        bool there = cm_table_find(writer, &section, &key, &place);
         assert_int_equal(there, known->kind != CM_KIND_NONE);
         if (!there) {
             assert_null(place.record);
@@ -347,7 +347,7 @@ static void every_key_is_readable_after_each_split(void **state) {
         assert_int_equal(groups(), ++before);
         for (uint64_t n = 0; n < MANY; n++) {
             struct cm_found found;
-            assert_int_equal(cm_table_get(&other, key_of(n, &room), NULL, &found), 0);
+            assert_int_equal(cm_table_get(&other, (struct cm_key[]){key_of(n, &room)}, NULL, &found), 0);
             assert_int_equal(found.number, n * 3);
         }
     }
@@ -380,7 +380,8 @@ static const char *read_the_crowd(void *data) {
         struct cm_found found;
         /* The youngest as often as the others. */
         uint64_t n = random_below(&member->seed, 4) ? random_below(&member->seed, known) : known - 1;
-        int err = cm_table_get(&member->participant, key_of(n, &room), &member->buf, &found);
+        int err =
+            cm_table_get(&member->participant, (struct cm_key[]){key_of(n, &room)}, &member->buf, &found);
         if (err)
             return "an acknowledged key was not there";
         if (found.number / SPREAD != n)
@@ -488,7 +489,7 @@ static void the_table_grows_as_far_as_there_are_pages_and_groups(void **state) {
     assert_true(groups() == segment.layout.groups_most || groups() * CM_GROUP_CHAINS >= MANY);
     for (uint64_t n = 0; n < MANY; n++) {
         struct cm_found found;
-        assert_int_equal(cm_table_get(&other, key_of(n, &room), NULL, &found), 0);
+        assert_int_equal(cm_table_get(&other, (struct cm_key[]){key_of(n, &room)}, NULL, &found), 0);
         assert_int_equal(found.number, n);
     }
     check_live_counts();
@@ -550,7 +551,7 @@ static void a_counter_equals_its_increments_while_the_table_grows(void **state) 
     }
     for (uint64_t n = 0; n < 50; n++) {
         struct cm_found found;
-        assert_int_equal(cm_table_get(&other, key_of(n, &room), NULL, &found), 0);
+        assert_int_equal(cm_table_get(&other, (struct cm_key[]){key_of(n, &room)}, NULL, &found), 0);
         assert_int_equal(found.number, threads[0].counts[n] + threads[1].counts[n] + threads[2].counts[n]);
     }
     check_live_counts();
@@ -582,7 +583,7 @@ static void a_keys_versions_grow_across_all_that_happens_to_it(void **state) {
             put_number(&one, key_of(fill++, &fill_room), 0, false);
             cm_table_grow(&master, 1);
             struct cm_found found;
-            if (cm_table_get(&other, key, NULL, &found) == 0)
+            if (cm_table_get(&other, &key, NULL, &found) == 0)
                 assert_int_equal(found.version, last[n]); /* a split takes none */
             continue;
         }
@@ -610,7 +611,7 @@ static const char *watch_versions(void *data) {
         struct cm_key key = key_of(n, &room);
         if (thread->reads) {
             struct cm_found found;
-            if (cm_table_get(&thread->participant, key, &thread->buf, &found) == 0) {
+            if (cm_table_get(&thread->participant, &key, &thread->buf, &found) == 0) {
                 if (found.version < last[n])
                     return "a reader saw a version fall";
                 last[n] = found.version;
@@ -682,7 +683,7 @@ static const char *write_hot(void *data) {
         struct cm_section section;
         struct cm_place place;
         cm_table_enter(&hot->participant, key.hash, &section);
-        if (!cm_table_find(&hot->participant, &section, key, &place))
+        if (!cm_table_find(&hot->participant, &section, &key, &place))
             return "a hot key is gone";
         uint64_t next = section.sequence + 2;
         if (cm_table_store_number(&hot->participant, &section, &place, next * 3, next * 5) != next)
@@ -697,7 +698,7 @@ static const char *read_hot(void *data) {
     struct cm_key key = key_of(hot->first, &room);
     for (; hot->reads < HOT_READS || !atomic_load_explicit(hot->over, memory_order_relaxed); hot->reads++) {
         struct cm_found found;
-        if (cm_table_get(&hot->participant, key, &hot->buf, &found))
+        if (cm_table_get(&hot->participant, &key, &hot->buf, &found))
             return "a hot key is gone";
         if (found.version != 2 &&
             (found.number != found.version * 3 || found.expires_ms != found.version * 5))
@@ -740,7 +741,7 @@ struct waiter {
 
 static const char *get_and_wait(void *data) {
     struct waiter *waiter = data;
-    waiter->err = cm_table_get(&waiter->participant, waiter->key, NULL, &waiter->found);
+    waiter->err = cm_table_get(&waiter->participant, &waiter->key, NULL, &waiter->found);
     return NULL;
 }
 
@@ -753,7 +754,7 @@ static void a_reader_waits_for_a_shut_group_and_not_for_an_owned_one(void **stat
     struct cm_section section;
     struct cm_found found;
     cm_table_enter(&one, key.hash, &section);
-    assert_int_equal(cm_table_get(&other, key, NULL, &found), 0);
+    assert_int_equal(cm_table_get(&other, &key, NULL, &found), 0);
     assert_int_equal(other.tries, 1);
     cm_section_shut(&one, &section);
     static struct waiter waiter;
@@ -805,7 +806,7 @@ static const char *replace_or_read(void *data) {
             continue;
         }
         struct cm_found found;
-        if (cm_table_get(&thread->participant, key, &thread->buf, &found))
+        if (cm_table_get(&thread->participant, &key, &thread->buf, &found))
             return "a key is gone";
         uint64_t seed;
         memcpy(&seed, thread->buf.data, 8);
@@ -977,7 +978,7 @@ static void what_changed_while_it_was_copied_is_read_again(void **state) {
         put_filled(&one, replacement.key, lens[i], 1);
         struct cm_buf buf = trapped_buf(lens[i] / 2, replace_again_and_again, &replacement);
         struct cm_found found;
-        assert_int_equal(cm_table_get(&other, replacement.key, &buf, &found), 0);
+        assert_int_equal(cm_table_get(&other, &replacement.key, &buf, &found), 0);
         assert_int_equal(other.tries, 2);
         check_bytes(&buf, lens[i], replacement.seed);
         assert_int_equal(found.value_len, lens[i]);
@@ -1002,7 +1003,7 @@ static void what_is_gone_when_it_is_read_again_leaves_no_bytes(void **state) {
         put_filled(&one, key, 3000, 1);
         struct cm_buf buf = trapped_buf(1500, number ? make_it_a_number : drop_it, &key);
         struct cm_found found;
-        assert_int_equal(cm_table_get(&other, key, &buf, &found), number ? 0 : CM_E_NOTFOUND);
+        assert_int_equal(cm_table_get(&other, &key, &buf, &found), number ? 0 : CM_E_NOTFOUND);
         assert_int_equal(buf.len, 0);
         untrap_buf(&buf);
     }
@@ -1015,14 +1016,14 @@ static void a_long_value_is_copied_as_it_was_while_chunks_come_round(void **stat
     uint64_t version = put_filled(&one, replacement.key, 12000, 1);
     struct cm_buf buf = trapped_buf(5000, replace_again_and_again, &replacement);
     struct cm_found found;
-    assert_int_equal(cm_table_get(&other, replacement.key, &buf, &found), 0);
+    assert_int_equal(cm_table_get(&other, &replacement.key, &buf, &found), 0);
     assert_int_equal(other.tries, 1);
     assert_int_equal(found.version, version);
     check_bytes(&buf, 12000, 1);
     untrap_buf(&buf);
     for (uint32_t i = 0; i < segment.layout.chunks; i++)
         assert_false(cm_hazard_any(&segment, i));
-    assert_int_equal(cm_table_get(&other, replacement.key, NULL, &found), 0);
+    assert_int_equal(cm_table_get(&other, &replacement.key, NULL, &found), 0);
     assert_true(found.version >= version + UINT64_C(2) * 300);
     check_live_counts();
 }
@@ -1041,7 +1042,7 @@ static void nor_does_it_change_for_who_read_it_as_the_owner(void **state) {
     }
     struct cm_buf buf = trapped_buf(5000, replace_again_and_again, &replacement);
     struct cm_found found;
-    assert_int_equal(cm_table_get(&other, replacement.key, &buf, &found), 0);
+    assert_int_equal(cm_table_get(&other, &replacement.key, &buf, &found), 0);
     assert_int_equal(other.tries, 9);
     assert_int_equal(found.version, version);
     check_bytes(&buf, 12000, 1);
@@ -1103,7 +1104,7 @@ static void a_long_value_is_whole_though_its_fragments_move_while_it_is_copied(v
     cm_append_close(&one);
     struct cm_buf buf = trapped_buf(100, move_replace_and_reuse, &moving);
     struct cm_found found;
-    int err = cm_table_get(&other, moving.replacement.key, &buf, &found);
+    int err = cm_table_get(&other, &moving.replacement.key, &buf, &found);
     assert_int_equal(err, 0);
     if (found.value_len == 10)
         check_bytes(&buf, 10, 1000);
@@ -1139,7 +1140,7 @@ static void a_value_is_whole_though_it_moves_while_it_is_copied(void **state) {
         cm_append_close(&one);
         struct cm_buf buf = trapped_buf(lens[i] / 2, move_and_reuse, &moving);
         struct cm_found found;
-        assert_int_equal(cm_table_get(&other, key, &buf, &found), 0);
+        assert_int_equal(cm_table_get(&other, &key, &buf, &found), 0);
         assert_int_equal(other.tries, 2);
         assert_int_equal(found.version, version);
         check_bytes(&buf, lens[i], 1);
@@ -1160,7 +1161,7 @@ static void a_long_value_replaced_before_its_chunks_are_named_is_read_again(void
              replace_again_and_again, &replacement);
     struct cm_buf buf = {0};
     struct cm_found found;
-    assert_int_equal(cm_table_get(&viewer.participant, replacement.key, &buf, &found), 0);
+    assert_int_equal(cm_table_get(&viewer.participant, &replacement.key, &buf, &found), 0);
     untrap();
     assert_in_range(viewer.participant.tries, 2, 9);
     check_bytes(&buf, 12000, replacement.seed);
@@ -1192,7 +1193,7 @@ static void a_split_between_choosing_the_group_and_reading_it_hides_no_key(void 
     open_viewer(&viewer);
     set_trap(viewer.segment.groups, PROT_NONE, grow_to_the_end, NULL);
     struct cm_found found;
-    assert_int_equal(cm_table_get(&viewer.participant, key, NULL, &found), 0);
+    assert_int_equal(cm_table_get(&viewer.participant, &key, NULL, &found), 0);
     untrap();
     assert_int_equal(found.number, 500);
     assert_int_equal(viewer.participant.tries, 2);
@@ -1217,7 +1218,7 @@ static void a_split_between_choosing_the_group_and_entering_it_misleads_no_write
             cm_table_enter(&viewer.participant, key.hash, &section);
         untrap();
         assert_true(groups() > before);
-        assert_true(cm_table_find(&viewer.participant, &section, key, &place));
+        assert_true(cm_table_find(&viewer.participant, &section, &key, &place));
         cm_section_leave(&section);
         close_viewer(&viewer);
         check_live_counts();
@@ -1296,7 +1297,7 @@ static void a_number_changes_while_its_group_is_shut(void **state) {
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(&viewer.participant, key.hash, &section);
-    assert_true(cm_table_find(&viewer.participant, &section, key, &place));
+    assert_true(cm_table_find(&viewer.participant, &section, &key, &place));
     struct glance glance = {.groups = {section.line, section.line}};
     set_trap(place.record, PROT_READ, glance_at_groups, &glance);
     uint64_t version = cm_table_store_number(&viewer.participant, &section, &place, 8, 0);
@@ -1323,7 +1324,8 @@ static const char *spectate(void *data) {
         for (uint64_t n = 0; n < STABLE; n++) {
             struct key_room room;
             struct cm_found found;
-            if (cm_table_get(&spectator->participant, key_of(n, &room), &spectator->buf, &found))
+            if (cm_table_get(&spectator->participant, (struct cm_key[]){key_of(n, &room)}, &spectator->buf,
+                             &found))
                 return "a key is gone";
             size_t len = n % 7 == 0 ? 9000 : n;
             fill_bytes(expected, len, n);
@@ -1394,7 +1396,7 @@ static void keys_of_one_hash_are_told_apart(void **state) {
                 drop(&one, keys[i]);
         for (uint64_t i = 0; i < COUNT; i++) {
             struct cm_found found;
-            int err = cm_table_get(&other, keys[i], NULL, &found);
+            int err = cm_table_get(&other, &keys[i], NULL, &found);
             assert_int_equal(err, there >> i & 1 ? 0 : CM_E_NOTFOUND);
             if (!err)
                 assert_int_equal(found.number, i + there);
@@ -1421,14 +1423,16 @@ static void a_chain_longer_than_readers_follow_is_read_all_the_same(void **state
     for (uint64_t n = 0; n < LONG_CHAIN; n++) {
         struct cm_key key = {{(const uint8_t *)&n, sizeof n}, hash};
         struct cm_found found;
-        assert_int_equal(cm_table_get(&other, key, NULL, &found), 0);
+        assert_int_equal(cm_table_get(&other, &key, NULL, &found), 0);
         assert_int_equal(found.number, n);
         doubted += other.tries == 9;
     }
     assert_in_range(doubted, LONG_CHAIN / 2, LONG_CHAIN - 200);
     uint64_t absent = LONG_CHAIN;
     struct cm_found found;
-    assert_int_equal(cm_table_get(&other, (struct cm_key){{(const uint8_t *)&absent, 8}, hash}, NULL, &found),
+    assert_int_equal(cm_table_get(&other,
+                                  (struct cm_key[]){(struct cm_key){{(const uint8_t *)&absent, 8}, hash}},
+                                  NULL, &found),
                      CM_E_NOTFOUND);
     /* And listed. */
     struct cm_buf out = {0};
@@ -1453,7 +1457,7 @@ static void a_chain_longer_than_readers_follow_is_read_all_the_same(void **state
     for (size_t i = 0; i < 3; i++) {
         struct cm_key key = {{(const uint8_t *)&gone[i], 8}, hash};
         assert_true(drop(&one, key) != 0);
-        assert_int_equal(cm_table_get(&other, key, NULL, &found), CM_E_NOTFOUND);
+        assert_int_equal(cm_table_get(&other, &key, NULL, &found), CM_E_NOTFOUND);
     }
     assert_int_equal(cm_table_entries(&segment), LONG_CHAIN - 3);
     check_live_counts();
@@ -1669,9 +1673,9 @@ static void an_expiry_takes_no_version_and_is_noted_at_the_chunk(void **state) {
         struct cm_section section;
         struct cm_place place;
         cm_table_enter(&one, key.hash, &section);
-        assert_true(cm_table_find(&one, &section, key, &place));
+        assert_true(cm_table_find(&one, &section, &key, &place));
         cm_table_store_expiry(&one, &section, &place, expiries[i]);
-        assert_int_equal(cm_table_get(&other, key, NULL, &found), 0);
+        assert_int_equal(cm_table_get(&other, &key, NULL, &found), 0);
         assert_int_equal(found.expires_ms, expiries[i]);
         assert_int_equal(found.version, version);
         assert_int_equal(chunk->earliest_ms, i ? 4000 : 5000);
@@ -1681,7 +1685,7 @@ static void an_expiry_takes_no_version_and_is_noted_at_the_chunk(void **state) {
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(&one, number.hash, &section);
-    assert_true(cm_table_find(&one, &section, number, &place));
+    assert_true(cm_table_find(&one, &section, &number, &place));
     cm_table_store_number(&one, &section, &place, 2, 3000);
     assert_int_equal(chunk->earliest_ms, 3000);
 }
@@ -1709,7 +1713,7 @@ static void a_moved_record_is_the_same_entry(void **state) {
         assert_true(moved > 5);
         for (uint64_t n = 0; n < MOVED; n++) {
             struct cm_found found;
-            assert_int_equal(cm_table_get(&other, key_of(n, &room), &buf, &found), 0);
+            assert_int_equal(cm_table_get(&other, (struct cm_key[]){key_of(n, &room)}, &buf, &found), 0);
             assert_int_equal(found.version, versions[n]);
             check_bytes(&buf, n % 6 == 0 ? 7000 : n % 6 == 1 ? 900 : n, n);
         }
@@ -1726,7 +1730,7 @@ static void nothing_leads_to_what_is_not_linked(void **state) {
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(&one, key.hash, &section);
-    assert_true(cm_table_find(&one, &section, key, &place));
+    assert_true(cm_table_find(&one, &section, &key, &place));
     assert_int_equal(place.shape.kind, CM_KIND_LONG);
     assert_ptr_equal(cm_table_link_to(&one, &section, key.hash, place.offset), place.link);
     uint64_t first = place.record->payload[0], second = cm_record_at(&segment, first)->next;
@@ -1760,7 +1764,7 @@ static void fragments_are_found_without_following_their_list(void **state) {
     for (int i = 0; i < 2; i++) {
         put_filled(&one, key, 5000, (uint64_t)i);
         cm_table_enter(&one, key.hash, &section);
-        assert_true(cm_table_find(&one, &section, key, &place));
+        assert_true(cm_table_find(&one, &section, &key, &place));
         for (uint64_t at = place.record->payload[0]; at; at = cm_record_at(&segment, at)->next) {
             assert_true(count[i] < 64);
             pieces[i][count[i]++] = at;
@@ -1793,7 +1797,7 @@ static int read_with_a_new_buffer(void *data) {
     struct cm_found found;
     struct cm_participant reader;
     join(&reader, &segment);
-    int err = cm_table_get(&reader, *key, &buf, &found);
+    int err = cm_table_get(&reader, key, &buf, &found);
     if (!err)
         check_bytes(&buf, 9000, 3);
     cm_buf_deinit(&buf);
@@ -1850,7 +1854,7 @@ static void failed_allocations_of_an_owner_change_nothing(void **state) {
         assert_true(put_number(&one, in_front, n, false) != 0);
     }
     struct cm_found found;
-    assert_int_equal(cm_table_get(&other, key, NULL, &found), 0);
+    assert_int_equal(cm_table_get(&other, &key, NULL, &found), 0);
     assert_int_equal(other.tries, 9);
     alloc_failure_each(read_with_a_new_buffer, &key);
     check_live_counts();

@@ -61,8 +61,8 @@ static void take_out(struct name *name) {
 }
 
 static bool sees(const char *key) {
-    return cm_watch_sees(&segment,
-                         cm_table_key(&segment, (struct cm_bytes){(const uint8_t *)key, strlen(key)}));
+    return cm_watch_sees(&segment, (struct cm_key[]){cm_table_key(
+                                       &segment, (struct cm_bytes){(const uint8_t *)key, strlen(key)})});
 }
 
 /* A byte of the set, the header's counters included, that is not 0; or NULL. */
@@ -303,7 +303,7 @@ static void check_key(struct cm_bytes key, unsigned *no, unsigned *erred) {
     bool watched = false;
     for (int i = 0; i < NAMES; i++)
         watched |= covers(&names[i], key);
-    bool seen = cm_watch_sees(&segment, cm_table_key(&segment, key));
+    bool seen = cm_watch_sees(&segment, (struct cm_key[]){cm_table_key(&segment, key)});
     if (watched)
         assert_true(seen);
     else if (seen)
