@@ -4,27 +4,37 @@
 
 /* --- reads --- */
 
-static int read_value(struct cm_vm *vm, struct cm_bytes key, struct cm_value *value, uint64_t *version) {
+/* Pushes the key's value, or nil for none; on failure nil, message, code. Gives how many; there may be something
+ * else below them. */
+static int push_read(lua_State *L, struct cm_vm *vm, struct cm_bytes key_bytes, uint64_t *version) {
+    *version = 0;
     if (vm->detached)
-        return CM_E_CLOSED;
-    return cm_store_get(&vm->store, key, &vm->value, value, version, NULL);
+        return push_found(L, vm, CM_E_CLOSED, NULL);
+    struct cm_key key = cm_store_key(&vm->store, key_bytes);
+    uint32_t slot;
+    uint64_t known = cm_known_find(&vm->known, key.hash, &slot);
+    struct cm_value value;
+    int err = cm_store_get_unless(&vm->store, &key, known, &vm->value, &value, version, NULL);
+    if (!err && known && *version == known) {
+        cm_known_push(L, &vm->known, slot);
+        return 1;
+    }
+    int pushed = push_found(L, vm, err, &value);
+    if (!err && lua_type(L, -1) == LUA_TSTRING)
+        cm_known_note(L, &vm->known, key.hash, *version);
+    return pushed;
 }
 
 /* get(key) -> value | nil */
 static int native_get(lua_State *L) {
-    struct cm_vm *vm = cm_vm_of(L);
-    struct cm_value value;
-    int err = read_value(vm, check_key(L, 1, "get"), &value, NULL);
-    return push_found(L, vm, err, &value);
+    uint64_t version;
+    return push_read(L, cm_vm_of(L), check_key(L, 1, "get"), &version);
 }
 
 /* getVersioned(key) -> value, version | nil, 0 */
 static int native_get_versioned(lua_State *L) {
-    struct cm_vm *vm = cm_vm_of(L);
-    struct cm_value value;
-    uint64_t version = 0;
-    int err = read_value(vm, check_key(L, 1, "getVersioned"), &value, &version);
-    int pushed = push_found(L, vm, err, &value);
+    uint64_t version;
+    int pushed = push_read(L, cm_vm_of(L), check_key(L, 1, "getVersioned"), &version);
     if (pushed > 1)
         return pushed;
     lua_pushinteger(L, (lua_Integer)version);
@@ -44,11 +54,12 @@ static int native_get_many(lua_State *L) {
     int result = lua_gettop(L);
     for (lua_Unsigned i = 1; i <= count; i++) {
         lua_rawgeti(L, 1, (lua_Integer)i);
-        struct cm_value value;
-        int err = read_value(vm, check_key(L, result + 1, "getMany"), &value, NULL);
-        int pushed = push_found(L, vm, err, &value);
+        uint64_t version;
+        int pushed = push_read(L, vm, check_key(L, result + 1, "getMany"), &version);
         if (pushed > 1)
             return pushed;
+        if (lua_gettop(L) > result + 2)
+            lua_remove(L, result + 2);
         lua_rawset(L, result);
     }
     return 1;

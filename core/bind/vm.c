@@ -29,6 +29,7 @@ int luaopen_cjson(lua_State *L);
 enum {
     FAILED_BYTES = 1024,          /* of an error, for the master's log */
     CHECKED_FILE_BYTES = 4 << 20, /* the master checks scripts in its loop: a longer one would hold it up */
+    KNOWN_PART = 16,              /* of --worker-memory, for strings that are kept */
 };
 
 struct cm_vm *cm_vm_of(lua_State *L) {
@@ -257,6 +258,12 @@ void cm_vm_shield(void) {
     pthread_sigmask(SIG_BLOCK, &term, NULL);
 }
 
+/* How much of the Lua heap may be strings that are kept. */
+static size_t known_bytes(const struct cm_vm *vm) {
+    uint64_t part = vm->session.init.heap_bytes / KNOWN_PART;
+    return part && part < CM_KNOWN_MOST_BYTES ? (size_t)part : CM_KNOWN_MOST_BYTES;
+}
+
 int cm_vm_run(void) {
     static struct cm_vm only; /* it lives as long as the process */
     struct cm_vm *vm = &only;
@@ -282,6 +289,7 @@ int cm_vm_run(void) {
     cm_stacks_init(&vm->stacks, vm->L);
     if (vm->session.init.heap_bytes)
         cm_quota_init(&vm->quota, vm->L, &vm->stacks, (size_t)vm->session.init.heap_bytes);
+    cm_known_init(&vm->known, known_bytes(vm));
     if (vm->session.init.watchdog_ms)
         cm_heart_start(vm);
     lua_pushcfunction(vm->L, open_state);
@@ -292,6 +300,7 @@ int cm_vm_run(void) {
     /* Finalizers run, and may issue something still. The loop does not run any more, and the session stays
      * open until the process is gone: its end would tell the master to kill what has not exited yet. */
     lua_close(vm->L);
+    cm_known_deinit(&vm->known);
     cm_session_flush(&vm->session);
     return 0;
 }

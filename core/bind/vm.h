@@ -8,6 +8,7 @@
 
 #include "base/buf.h"
 #include "bind/heart.h"
+#include "bind/known.h"
 #include "bind/quota.h"
 #include "bind/stacks.h"
 #include "cluster/session.h"
@@ -53,6 +54,7 @@ struct cm_vm {
     struct cm_locker locker;
     struct cm_lru lru;
     struct cm_documents documents;
+    struct cm_known known;
     struct { /* the storage that was last seen open; see cm_documents_is_open */
         uint32_t id;
         uint64_t closed;

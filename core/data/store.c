@@ -34,7 +34,7 @@ void cm_store_tell(const struct cm_store *store, struct cm_bytes key, uint64_t v
         store->on_change(store->change_data, &(struct cm_changed){key, version, cause, value});
 }
 
-static struct cm_key key_in(const struct cm_store *store, struct cm_bytes key) {
+struct cm_key cm_store_key(const struct cm_store *store, struct cm_bytes key) {
     return cm_table_key_in(store->participant->segment, store->space, key);
 }
 
@@ -130,7 +130,7 @@ static int make_room(struct cm_store *store, const struct cm_pair *pairs, size_t
     const struct cm_segment *segment = store->participant->segment;
     uint64_t freed_bytes = 0;
     for (size_t i = 0; i < count; i++)
-        freed_bytes += bytes_under(store, key_in(store, pairs[i].key));
+        freed_bytes += bytes_under(store, cm_store_key(store, pairs[i].key));
     return store->make_room(store->data, bytes_of(segment, pairs, count), freed_bytes);
 }
 
@@ -149,7 +149,7 @@ static int append_all(const struct cm_store *store, const struct cm_pair *pairs,
     struct cm_participant *participant = store->participant;
     cm_append_begin(participant);
     for (size_t i = 0; i < count; i++) {
-        struct cm_key key = key_in(store, pairs[i].key);
+        struct cm_key key = cm_store_key(store, pairs[i].key);
         const struct cm_value *value = &pairs[i].value;
         uint8_t space[CM_NUMBER_BYTES];
         bool slot = value->is_number && is_slot(store, key.bytes);
@@ -224,7 +224,7 @@ int cm_store_set(struct cm_store *store, struct cm_bytes key_bytes, const struct
     if (err)
         return err;
     struct cm_participant *participant = store->participant;
-    struct cm_key key = key_in(store, key_bytes);
+    struct cm_key key = cm_store_key(store, key_bytes);
     if (value->is_number && is_slot(store, key_bytes)) {
         bool done;
         err = set_in_place(store, &key, value->number, change, version, &done);
@@ -268,7 +268,7 @@ int cm_store_set_many(struct cm_store *store, const struct cm_pair *pairs, size_
         return CM_E_NOMEMORY;
     err = append(store, pairs, count, 0, offsets);
     for (size_t i = 0; !err && i < count; i++) {
-        struct cm_key key = key_in(store, pairs[i].key);
+        struct cm_key key = cm_store_key(store, pairs[i].key);
         struct cm_section section;
         struct cm_place place;
         cm_table_enter(store->participant, key.hash, &section);
@@ -282,12 +282,12 @@ int cm_store_set_many(struct cm_store *store, const struct cm_pair *pairs, size_
     return err;
 }
 
-int cm_store_get(struct cm_store *store, struct cm_bytes key_bytes, struct cm_buf *buf,
-                 struct cm_value *value, uint64_t *version, uint64_t *expires_ms) {
-    struct cm_key key = key_in(store, key_bytes);
+int cm_store_get_unless(struct cm_store *store, const struct cm_key *key, uint64_t known, struct cm_buf *buf,
+                        struct cm_value *value, uint64_t *version, uint64_t *expires_ms) {
     struct cm_found found;
-    int err = bad_key(key_bytes) ? CM_E_NOTFOUND
-                                 : cm_table_get(store->participant, &key, value ? buf : NULL, &found);
+    int err = bad_key(key->bytes)
+                  ? CM_E_NOTFOUND
+                  : cm_table_get_unless(store->participant, key, known, value ? buf : NULL, &found);
     if (!err && cm_store_is_over(store, found.expires_ms))
         err = CM_E_NOTFOUND;
     if (version)
@@ -303,10 +303,16 @@ int cm_store_get(struct cm_store *store, struct cm_bytes key_bytes, struct cm_bu
     return 0;
 }
 
+int cm_store_get(struct cm_store *store, struct cm_bytes key_bytes, struct cm_buf *buf,
+                 struct cm_value *value, uint64_t *version, uint64_t *expires_ms) {
+    struct cm_key key = cm_store_key(store, key_bytes);
+    return cm_store_get_unless(store, &key, 0, buf, value, version, expires_ms);
+}
+
 int cm_store_remove(struct cm_store *store, struct cm_bytes key_bytes, const struct cm_change *change,
                     uint64_t *version) {
     *version = 0;
-    struct cm_key key = key_in(store, key_bytes);
+    struct cm_key key = cm_store_key(store, key_bytes);
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(store->participant, key.hash, &section);
@@ -403,7 +409,7 @@ int cm_store_increment(struct cm_store *store, struct cm_bytes key_bytes, struct
         return CM_E_BADVALUE;
     if (!is_slot(store, key_bytes))
         return increment_bytes(store, key_bytes, delta, initial, expires_ms, sum, version);
-    struct cm_key key = key_in(store, key_bytes);
+    struct cm_key key = cm_store_key(store, key_bytes);
     struct increment increment = {.delta = delta, .initial = initial, .expires_ms = expires_ms};
     int err = increment_once(store, &key, &increment, sum, version);
     if (increment.wants_entry) {
@@ -425,7 +431,7 @@ int cm_store_increment(struct cm_store *store, struct cm_bytes key_bytes, struct
 }
 
 int cm_store_expire(struct cm_store *store, struct cm_bytes key_bytes, uint64_t expires_ms) {
-    struct cm_key key = key_in(store, key_bytes);
+    struct cm_key key = cm_store_key(store, key_bytes);
     struct cm_section section;
     struct cm_place place;
     cm_table_enter(store->participant, key.hash, &section);

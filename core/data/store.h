@@ -88,6 +88,12 @@ int cm_store_set_many(struct cm_store *store, const struct cm_pair *pairs, size_
 int cm_store_get(struct cm_store *store, struct cm_bytes key, struct cm_buf *buf, struct cm_value *value,
                  uint64_t *version, uint64_t *expires_ms);
 
+/* As above, of a key that the caller has hashed; and bytes whose entry has the version `known` (not 0) are not
+ * copied: *value has none then, and *version is that one. */
+int cm_store_get_unless(struct cm_store *store, const struct cm_key *key, uint64_t known, struct cm_buf *buf,
+                        struct cm_value *value, uint64_t *version, uint64_t *expires_ms);
+struct cm_key cm_store_key(const struct cm_store *store, struct cm_bytes key);
+
 /* Removes the entry and gives the version of that change, or 0 where there was none. 0, or CM_E_CONFLICT; of
  * the conditions only the version and the fence count. Needs no memory. */
 int cm_store_remove(struct cm_store *store, struct cm_bytes key, const struct cm_change *change,

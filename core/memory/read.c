@@ -134,9 +134,13 @@ static int copy_long(struct cm_participant *participant, const struct cm_group *
     return err;
 }
 
+static bool is_copied(const struct cm_found *found, uint64_t known, const struct cm_buf *value) {
+    return value && !cm_kind_is_number(found->kind) && (!known || found->version != known);
+}
+
 /* One try: 0, CM_E_NOTFOUND, CM_E_NOMEMORY, or CM_E_CONFLICT to try again. */
-static int try_get(struct cm_participant *participant, const struct cm_key *key, struct cm_buf *value,
-                   struct cm_found *found) {
+static int try_get(struct cm_participant *participant, const struct cm_key *key, uint64_t known,
+                   struct cm_buf *value, struct cm_found *found) {
     const struct cm_segment *segment = participant->segment;
     if (value)
         value->len = 0;
@@ -153,7 +157,7 @@ static int try_get(struct cm_participant *participant, const struct cm_key *key,
     if (result == LOOK_ABSENT)
         return unchanged(group, sequence) ? CM_E_NOTFOUND : CM_E_CONFLICT;
     note_found(&place, group, sequence, found);
-    if (value && !cm_kind_is_number(place.shape.kind)) {
+    if (is_copied(found, known, value)) {
         if (place.shape.value_len > COPIED_BYTES)
             return copy_long(participant, group, sequence, &place, value);
         int err = copy_value(segment, &place, value);
@@ -165,8 +169,8 @@ static int try_get(struct cm_participant *participant, const struct cm_key *key,
 
 /* Reads as the group's owner; long values are copied after it has been left, under their hazards. `again`:
  * there was no room to list a value's fragments, and there is more now. */
-static int get_as_owner(struct cm_participant *participant, const struct cm_key *key, struct cm_buf *value,
-                        struct cm_found *found, bool *again) {
+static int get_as_owner(struct cm_participant *participant, const struct cm_key *key, uint64_t known,
+                        struct cm_buf *value, struct cm_found *found, bool *again) {
     *again = false;
     if (value)
         value->len = 0;
@@ -181,7 +185,7 @@ static int get_as_owner(struct cm_participant *participant, const struct cm_key 
         return CM_E_NOTFOUND;
     }
     note_found(&place, group_in(participant->segment, &section), section.sequence, found);
-    bool copies = value && !cm_kind_is_number(place.shape.kind);
+    bool copies = is_copied(found, known, value);
     if (!copies || place.shape.value_len <= COPIED_BYTES) {
         if (copies)
             err = copy_value(participant->segment, &place, value);
@@ -203,10 +207,10 @@ static int get_as_owner(struct cm_participant *participant, const struct cm_key 
     return err;
 }
 
-int cm_table_get(struct cm_participant *participant, const struct cm_key *key, struct cm_buf *value,
-                 struct cm_found *found) {
+int cm_table_get_unless(struct cm_participant *participant, const struct cm_key *key, uint64_t known,
+                        struct cm_buf *value, struct cm_found *found) {
     for (participant->tries = 1; participant->tries <= TRIES; participant->tries++) {
-        int err = try_get(participant, key, value, found);
+        int err = try_get(participant, key, known, value, found);
         if (err != CM_E_CONFLICT)
             return err;
         cm_pause();
@@ -214,7 +218,7 @@ int cm_table_get(struct cm_participant *participant, const struct cm_key *key, s
     int err;
     bool again;
     do
-        err = get_as_owner(participant, key, value, found, &again);
+        err = get_as_owner(participant, key, known, value, found, &again);
     while (again);
     return err;
 }

@@ -43,10 +43,15 @@ struct cm_found {
 };
 
 /* Reads the entry of that key, expired or not, and copies a value that is no number to `value`, whose
- * contents it replaces (NULL: no copy). 0, CM_E_NOTFOUND, or CM_E_NOMEMORY where the buffer cannot grow.
+ * contents it replaces (NULL: no copy; nor of an entry that has the version `known`, which 0 is none's). 0, CM_E_NOTFOUND, or CM_E_NOMEMORY where the buffer cannot grow.
  * Never waits, but for a group in the hands of who is writing all the time. */
-int cm_table_get(struct cm_participant *participant, const struct cm_key *key, struct cm_buf *value,
-                 struct cm_found *found);
+int cm_table_get_unless(struct cm_participant *participant, const struct cm_key *key, uint64_t known,
+                        struct cm_buf *value, struct cm_found *found);
+
+static inline int cm_table_get(struct cm_participant *participant, const struct cm_key *key,
+                               struct cm_buf *value, struct cm_found *found) {
+    return cm_table_get_unless(participant, key, 0, value, found);
+}
 
 /* Whether what was read is the present state still, as long as nothing has changed in its whole group. */
 bool cm_table_unchanged(const struct cm_found *found);

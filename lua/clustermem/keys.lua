@@ -64,7 +64,9 @@ keys.set = native.short(native.shortSet, function(key, value, options, callback)
   return request.complete(callback, native.set(key, value, flags, version, ttl, fence))
 end, scheduler.rest)
 
---- Gives the caller a copy of its own of the value under the key.
+--- Gives the caller a copy of its own of the value under the key. A string that this process has read twice is not
+-- copied again until it changes, however long it is: up to 4 MiB of such are kept (a 16th of --worker-memory, where
+-- that is less).
 -- @function get
 -- @tparam string key
 -- @return the value, or nil when there is none

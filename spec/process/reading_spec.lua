@@ -145,6 +145,60 @@ describe("reads of a worker", function()
     assert.matches("^%w+\n$", c.out)
   end)
 
+  it("see each change of a string that has been read before", function()
+    local long = ("x"):rep(100000)
+    for _, text in ipairs { "short", ("y"):rep(100), long } do
+      local function settle(value)
+        for _ = 1, 5 do
+          assert.equal(value, memory.get "text")
+          local same, version = memory.getVersioned "text"
+          assert.equal(value, same)
+          assert.equal(value ~= nil, version > 0)
+          assert.same({ text = value, number = 1.5 }, memory.getMany { "text", "number" })
+        end
+      end
+      put("text", text)
+      settle(text)
+      put("text", text .. "!")
+      settle(text .. "!")
+      assert.equal("OK", memory.remove "text")
+      settle(nil)
+      put("text", text)
+      settle(text)
+      put("text", text .. "?", { ttl = 30 })
+      local deadline = uv.hrtime() + 5e9
+      while memory.get "text" do assert.is_true(uv.hrtime() < deadline) end
+      settle(nil)
+      put("text", 7)
+      settle(7)
+      put("text", text)
+      settle(text)
+      assert.equal(1, memory.clear "text")
+      settle(nil)
+    end
+  end)
+
+  it("give what others have written last, however often it was read before", function()
+    local c = clusters.run {
+      workers = 2,
+      app = [[
+        local me, other = "text" .. cluster.worker.slot, "text" .. 3 - cluster.worker.slot
+        for i = 1, 5000 do
+          memory.set(me, ("%d %s"):format(i, ("z"):rep(i % 200)))
+          memory.set("done" .. me, i)
+          local done = memory.get("done" .. other) or 0
+          for _ = 1, 3 do
+            local text = memory.get(other) or "0 "
+            local number, rest = text:match "^(%d+) (z*)$"
+            assert(tonumber(number) >= done and #rest == number % 200, text)
+          end
+        end
+        print "ok"
+      ]],
+    }
+    assert.equal("ok\nok\n", c.out, c.err)
+  end)
+
   it("see what another has been told is done", function()
     local c = clusters.run {
       workers = 2,

@@ -1,0 +1,200 @@
+/* Strings that have been read before: that the right one is handed out, how many are kept, and for how long. */
+#include <lauxlib.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "bind/known.h"
+#include "spec/core/alloc_failure.h"
+#include "spec/core/test.h"
+
+enum { BOUND_BYTES = 100000 };
+
+struct world {
+    lua_State *L;
+    struct cm_known known;
+};
+
+/* Through this file's realloc and free, which count. */
+static void *allocate(void *data, void *memory, size_t from, size_t to) {
+    (void)data;
+    (void)from;
+    if (to)
+        return realloc(memory, to);
+    free(memory);
+    return NULL;
+}
+
+static int open_world(struct world *world, size_t most_bytes) {
+    world->L = lua_newstate(allocate, NULL);
+    if (!world->L)
+        return CM_E_NOMEMORY;
+    cm_known_init(&world->known, most_bytes);
+    return 0;
+}
+
+static void close_world(struct world *world) {
+    lua_close(world->L);
+    cm_known_deinit(&world->known);
+}
+
+/* What the nth key holds at that version. */
+static const char *content(lua_State *L, uint64_t n, uint64_t version, size_t len) {
+    char head[48];
+    snprintf(head, sizeof head, "%lu at %lu ", (unsigned long)n, (unsigned long)version);
+    luaL_Buffer buffer;
+    luaL_buffinit(L, &buffer);
+    luaL_addstring(&buffer, head);
+    for (size_t i = strlen(head); i < len; i++)
+        luaL_addchar(&buffer, 'x');
+    luaL_pushresult(&buffer);
+    return lua_tostring(L, -1);
+}
+
+static uint64_t hash_of(uint64_t n) {
+    return random_next(&n);
+}
+
+/* As core/bind/keys reads. Whether it was known. */
+static bool read_key(struct world *world, uint64_t n, uint64_t version, size_t len) {
+    lua_State *L = world->L;
+    int top = lua_gettop(L);
+    uint32_t slot;
+    const char *expected = content(L, n, version, len);
+    bool known = cm_known_find(&world->known, hash_of(n), &slot) == version;
+    if (known) {
+        cm_known_push(L, &world->known, slot);
+        assert_string_equal(lua_tostring(L, -1), expected);
+    } else {
+        cm_known_note(L, &world->known, hash_of(n), version);
+    }
+    lua_settop(L, top);
+    assert_true(world->known.bytes <= world->known.most_bytes);
+    return known;
+}
+
+static void a_string_is_kept_from_its_second_reading_on(void **state) {
+    (void)state;
+    struct world world;
+    assert_int_equal(open_world(&world, BOUND_BYTES), 0);
+    assert_false(read_key(&world, 1, 2, 100));
+    assert_false(read_key(&world, 1, 2, 100));
+    assert_int_equal(world.known.bytes, 100);
+    for (int i = 0; i < 3; i++)
+        assert_true(read_key(&world, 1, 2, 100));
+    assert_false(read_key(&world, 1, 4, 200)); /* another version: the old one is gone */
+    assert_int_equal(world.known.bytes, 0);
+    assert_false(read_key(&world, 1, 4, 200));
+    assert_true(read_key(&world, 1, 4, 200));
+    assert_int_equal(world.known.bytes, 200);
+    close_world(&world);
+}
+
+static void what_is_too_long_is_not_kept(void **state) {
+    (void)state;
+    struct world world;
+    assert_int_equal(open_world(&world, BOUND_BYTES), 0);
+    for (int i = 0; i < 4; i++)
+        assert_false(read_key(&world, 1, 2, BOUND_BYTES / 4 + 1));
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(read_key(&world, 2, 2, BOUND_BYTES / 4), i > 1);
+    close_world(&world);
+}
+
+static void over_the_bound_it_begins_anew(void **state) {
+    (void)state;
+    struct world world;
+    assert_int_equal(open_world(&world, BOUND_BYTES), 0);
+    for (uint64_t n = 0; n < 10; n++)
+        for (int i = 0; i < 2; i++)
+            read_key(&world, n, 2, 12000);
+    assert_true(world.known.bytes <= BOUND_BYTES && world.known.bytes > 0);
+    read_key(&world, 9, 2, 12000);
+    assert_true(read_key(&world, 9, 2, 12000) || read_key(&world, 9, 2, 12000));
+    close_world(&world);
+}
+
+/* All of many keys are known in the end, and reading others once does not drive them out. */
+static void it_grows_and_holds_what_is_read_often(void **state) {
+    (void)state;
+    struct world world;
+    assert_int_equal(open_world(&world, CM_KNOWN_MOST_BYTES), 0);
+    enum { OFTEN = 2000, ONCE = 200000 };
+    unsigned known = 0;
+    for (int round = 0; round < 12; round++)
+        for (uint64_t n = known = 0; n < OFTEN; n++)
+            known += read_key(&world, n, 2, 50);
+    assert_true(known > OFTEN * 9 / 10);
+    for (uint64_t n = OFTEN; n < ONCE; n++) {
+        read_key(&world, n, 2, 50);
+        read_key(&world, n % OFTEN, 2, 50);
+    }
+    for (uint64_t n = known = 0; n < OFTEN; n++)
+        known += read_key(&world, n, 2, 50);
+    assert_true(known > OFTEN * 9 / 10);
+    assert_true(world.known.count <= CM_KNOWN_MOST_SLOTS);
+    close_world(&world);
+}
+
+/* read_key looks at what it gets. */
+static void it_is_never_another_string(void **state) {
+    (void)state;
+    struct world world;
+    assert_int_equal(open_world(&world, BOUND_BYTES), 0);
+    enum { KEYS = 3000 };
+    static uint64_t versions[KEYS];
+    static size_t lens[KEYS];
+    uint64_t random = 1, known = 0;
+    for (int i = 0; i < 300000; i++) {
+        /* Some are read more often than others. */
+        size_t n = random_below(&random, random_below(&random, 4) ? KEYS / 50 : KEYS);
+        if (!versions[n] || random_below(&random, 20) == 0) {
+            versions[n] += 2 + 2 * random_below(&random, 3);
+            lens[n] = random_below(&random, 100) ? random_below(&random, 500) : random_below(&random, 40000);
+        }
+        known += read_key(&world, n, versions[n], lens[n]);
+    }
+    assert_true(known > 10000);
+    close_world(&world);
+}
+
+static int read_some(lua_State *L) {
+    struct world *world = lua_touserdata(L, 1);
+    lua_settop(L, 0);
+    for (uint64_t n = 0; n < 1000; n++)
+        for (int i = 0; i < 3; i++)
+            read_key(world, n % 300, 2 + 2 * (n / 300), 50);
+    return 0;
+}
+
+static int run_short_of_memory(void *data) {
+    (void)data;
+    struct world world;
+    int err = open_world(&world, BOUND_BYTES);
+    if (err)
+        return err;
+    lua_pushcfunction(world.L, read_some);
+    lua_pushlightuserdata(world.L, &world);
+    int status = lua_pcall(world.L, 1, 0, 0);
+    assert_true(status == LUA_OK || status == LUA_ERRMEM);
+    close_world(&world);
+    return status ? CM_E_NOMEMORY : 0;
+}
+
+static void it_is_whole_when_memory_is_short(void **state) {
+    (void)state;
+    alloc_failure_each(run_short_of_memory, NULL);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_string_is_kept_from_its_second_reading_on),
+        cmocka_unit_test(what_is_too_long_is_not_kept),
+        cmocka_unit_test(over_the_bound_it_begins_anew),
+        cmocka_unit_test(it_grows_and_holds_what_is_read_often),
+        cmocka_unit_test(it_is_never_another_string),
+        cmocka_unit_test(it_is_whole_when_memory_is_short),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
