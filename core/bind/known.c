@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 enum {
-    SET = 4, /* slots that a hash can have: a cache line of them */
+    SET = 8, /* slots that a hash can have: two cache lines */
     FIRST_SLOTS = 256,
     LONGEST_PART = 4, /* of the bound: a longer string is not kept */
     STAYS = 16, /* what is kept is asked to go that often before it does */

@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CM_KNOWN_MOST_SLOTS = 1 << 15, CM_KNOWN_MOST_BYTES = 4 << 20 };
+enum { CM_KNOWN_MOST_SLOTS = 1 << 14, CM_KNOWN_MOST_BYTES = 4 << 20 };
 
 struct cm_known_slot {
     uint64_t hash;
