@@ -21,7 +21,7 @@ static struct cm_standing look_up(lua_State *L, const struct cm_vm *vm) {
     struct cm_standing standing = {.known = true};
     lua_rawgeti(L, LUA_REGISTRYINDEX, vm->context);
     lua_pushthread(L);
-    lua_rawget(L, -2);
+    lua_gettable(L, -2); /* which makes it a task if it is to become one: see scheduler.begin */
     standing.may_wait = lua_toboolean(L, -1);
     if (standing.may_wait) {
         lua_getfield(L, -1, "id");

@@ -279,7 +279,7 @@ end
 
 --- A request has come; the loop calls it.
 function http.dispatch(id, exchange)
-  scheduler.start(handle, servers[id], exchange)
+  scheduler.begin(handle, servers[id], exchange)
 end
 
 --- @type server

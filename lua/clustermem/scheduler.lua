@@ -20,7 +20,7 @@ local WAIT = {}
 scheduler.WAIT = WAIT
 
 --- coroutine -> its task, false (a task that cannot wait here), or nil (no task).
-local context = setmetatable({}, { __mode = "k" })
+local context = {}
 scheduler.context = context
 
 local Task = {}
@@ -137,28 +137,54 @@ function scheduler.run()
 end
 
 -- `joiners`, until the task has ended, are functions to be called with it then; one that returns true takes its error.
-local function new(fn)
+local function new(co, state)
   lastId = lastId + 1
-  local task = setmetatable({ id = lastId, state = "ready", joiners = {} }, Task)
-  -- Caught inside the task, so that what is to be closed on the way out may wait.
-  task.co = create(function(...) return scheduler.try(fn, ...) end)
-  context[task.co] = task
+  local task = setmetatable({ id = lastId, state = state, joiners = {}, co = co }, Task)
+  context[co] = task
   scheduler.hold()
   return task
 end
 
 --- A new task that starts in the next turn of the loop.
-function scheduler.spawn(fn, ...)
-  local task = new(fn)
+function scheduler.spawn(...)
+  -- Caught inside the task, so that what is to be closed on the way out may wait.
+  local task = new(create(scheduler.try), "ready")
   enqueue(task, ...)
   return task
 end
 
 --- A new task that starts now and runs until it waits.
-function scheduler.start(fn, ...)
-  local task = new(fn)
-  scheduler.resume(task, ...)
+function scheduler.start(...)
+  local task = new(create(scheduler.try), "running")
+  settle(task, resume(task.co, ...))
   return task
+end
+
+-- A coroutine that runs and becomes a task when somebody asks for it.
+local fresh
+
+setmetatable(context, {
+  __mode = "k",
+  __index = function(_, co)
+    if co ~= fresh then return nil end
+    fresh = nil
+    return new(co, "running")
+  end,
+})
+
+local function begun(co, ok, ...)
+  if ok and fresh == co and status(co) == "dead" then
+    fresh = nil -- it never waited
+  else
+    settle(context[co], ok, ...)
+  end
+end
+
+--- As start, without a task to give: there is one from the moment on that somebody asks for it, which many functions
+-- that wait for nothing never do. What fn raises it catches itself; it returns nothing.
+function scheduler.begin(fn, ...)
+  fresh = create(fn)
+  begun(fresh, resume(fresh, ...))
 end
 
 --- Whether the value is a task.
