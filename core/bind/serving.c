@@ -227,30 +227,59 @@ static int native_read(lua_State *L) {
     return 1;
 }
 
-/* --- the answer --- */
+/* --- the answer: methods of a response, whose first element is the exchange until its handler returns --- */
 
-static _Noreturn void refuse(lua_State *L, const char *text) {
-    lua_pushstring(L, text);
+static _Noreturn void refuse(lua_State *L, const char *what, const char *text) {
+    lua_pushfstring(L, "response:%s: %s", what, text);
     cm_requests_blame(L);
 }
 
-static void check_unbegun(lua_State *L, const struct cm_exchange *exchange, const char *what) {
-    if (exchange->begun || exchange->finished) {
-        lua_pushfstring(L, "%s: the answer has begun", what);
-        cm_requests_blame(L);
-    }
+/* NULL: the handler has returned. */
+static struct cm_exchange *exchange_of(lua_State *L) {
+    lua_rawgeti(L, 1, 1);
+    struct cm_exchange *exchange = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+    return exchange;
 }
 
-/* httpStatus(exchange, status) */
+/* The exchange, whose answer can go on. */
+static struct cm_exchange *answer_of(lua_State *L, const char *what) {
+    bool is_response = lua_istable(L, 1);
+    struct cm_exchange *exchange = NULL;
+    if (is_response) {
+        lua_rawgeti(L, 1, 1);
+        is_response = lua_islightuserdata(L, -1) || lua_isboolean(L, -1);
+        exchange = lua_touserdata(L, -1);
+        lua_pop(L, 1);
+    }
+    if (!is_response)
+        refuse(L, what, "call it as a method of the response, with a colon");
+    if (!exchange || exchange->finished || exchange->broken)
+        refuse(L, what, "the answer is finished");
+    return exchange;
+}
+
+static void check_unbegun(lua_State *L, const struct cm_exchange *exchange, const char *what) {
+    if (exchange->begun)
+        refuse(L, what, "the answer has begun");
+}
+
+static int push_response(lua_State *L) {
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* httpStatus(response, status) -> response */
 static int native_status(lua_State *L) {
-    struct cm_exchange *exchange = lua_touserdata(L, 1);
+    static const char what[] = "status";
+    struct cm_exchange *exchange = answer_of(L, what);
     int is_integer;
     lua_Integer status = lua_tointegerx(L, 2, &is_integer);
     if (!is_integer || lua_type(L, 2) != LUA_TNUMBER || status < OK || status > 599)
-        refuse(L, "response:status: the status must be an integer from 200 to 599");
-    check_unbegun(L, exchange, "response:status");
+        refuse(L, what, "the status must be an integer from 200 to 599");
+    check_unbegun(L, exchange, what);
     exchange->status = (unsigned)status;
-    return 0;
+    return push_response(L);
 }
 
 static bool is_ours(struct cm_bytes name, struct cm_bytes value) {
@@ -258,46 +287,71 @@ static bool is_ours(struct cm_bytes name, struct cm_bytes value) {
            (cm_head_is_word(name, "connection") && !cm_head_is_word(value, "close"));
 }
 
-/* httpField(exchange, name, value) */
+/* httpField(response, name, value) -> response */
 static int native_field(lua_State *L) {
-    static const char what[] = "response:header";
-    struct cm_exchange *exchange = lua_touserdata(L, 1);
+    static const char what[] = "header";
+    struct cm_exchange *exchange = answer_of(L, what);
     if (lua_type(L, 2) != LUA_TSTRING || !cm_head_is_token(to_bytes(L, 2)))
-        refuse(L, "response:header: the name must be a token of HTTP, like Content-Type");
+        refuse(L, what, "the name must be a token of HTTP, like Content-Type");
     if ((lua_type(L, 3) != LUA_TSTRING && lua_type(L, 3) != LUA_TNUMBER) || !cm_head_is_value(to_bytes(L, 3)))
-        refuse(L,
-               "response:header: the value must be a string without control characters (CR, LF, NUL, ...), "
-               "and not empty");
+        refuse(L, what,
+               "the value must be a string without control characters (CR, LF, NUL, ...), and not empty");
     struct cm_bytes name = to_bytes(L, 2), value = to_bytes(L, 3);
     check_unbegun(L, exchange, what);
-    if (is_ours(name, value)) {
-        lua_pushfstring(L, "%s: %s is the server's to say", what, (const char *)name.data);
-        cm_requests_blame(L);
-    }
+    if (is_ours(name, value))
+        refuse(L, what, lua_pushfstring(L, "%s is the server's to say", (const char *)name.data));
     int err = cm_exchange_field(exchange, name, value);
     if (err == CM_E_TOOLARGE)
-        refuse(L, "response:header: the fields of an answer must be less than 12 KiB");
+        refuse(L, what, "the fields of an answer must be less than 12 KiB");
     if (err)
         return luaL_error(L, "not enough memory");
+    return push_response(L);
+}
+
+static struct cm_bytes chunk_of(lua_State *L, const char *what) {
+    int type = lua_type(L, 2);
+    if (type != LUA_TSTRING && type != LUA_TNUMBER) {
+        const char *given = type <= LUA_TNIL ? "nil" : lua_pushfstring(L, "a %s", lua_typename(L, type));
+        refuse(L, what, lua_pushfstring(L, "the chunk must be a string, not %s", given));
+    }
+    return to_bytes(L, 2);
+}
+
+/* httpMayWrite(response, chunk): raises what httpWrite would. */
+static int native_may_write(lua_State *L) {
+    static const char what[] = "write";
+    answer_of(L, what);
+    chunk_of(L, what);
     return 0;
+}
+
+/* httpWrite(response [, chunk]) -> response | the id of a reply behind which to call it again, without the
+ * chunk | nil, message, code */
+static int native_write(lua_State *L) {
+    static const char what[] = "write";
+    struct cm_bytes chunk = {0};
+    if (!lua_isnone(L, 2)) {
+        answer_of(L, what);
+        chunk = chunk_of(L, what);
+    }
+    struct cm_exchange *exchange = exchange_of(L);
+    if (!exchange)
+        return push_response(L); /* whose handler has not waited for it */
+    int err = cm_exchange_write(exchange, chunk);
+    if (err)
+        return cm_requests_push_failure(L, err);
+    if (!cm_exchange_is_full(exchange))
+        return push_response(L);
+    if (!exchange->writer)
+        exchange->writer = cm_vm_own_id(cm_vm_of(L));
+    lua_pushinteger(L, exchange->writer);
+    return 1;
 }
 
 static int push_ok(lua_State *L, int err) {
     if (err)
         return cm_requests_push_failure(L, err);
     lua_pushliteral(L, "OK");
-    return 1;
-}
-
-/* httpWrite(exchange, chunk) -> "OK" | the id of a reply behind which to write more | nil, message, code */
-static int native_write(lua_State *L) {
-    struct cm_exchange *exchange = lua_touserdata(L, 1);
-    int err = cm_exchange_write(exchange, to_bytes(L, 2));
-    if (err || !cm_exchange_is_full(exchange))
-        return push_ok(L, err);
-    if (!exchange->writer)
-        exchange->writer = cm_vm_own_id(cm_vm_of(L));
-    lua_pushinteger(L, exchange->writer);
     return 1;
 }
 
@@ -310,32 +364,39 @@ static int finish(lua_State *L, struct cm_exchange *exchange, struct cm_bytes re
     return push_ok(L, err);
 }
 
-/* httpFinish(exchange, chunk) -> "OK" | nil, message, code */
+/* httpFinish(response, chunk) -> "OK" | nil, message, code */
 static int native_finish(lua_State *L) {
+    static const char what[] = "finish";
+    struct cm_exchange *exchange = answer_of(L, what);
     struct cm_bytes rest = {0};
-    if (!lua_isnil(L, 2))
-        rest = to_bytes(L, 2);
-    return finish(L, lua_touserdata(L, 1), rest);
+    if (!lua_isnoneornil(L, 2))
+        rest = chunk_of(L, what);
+    return finish(L, exchange, rest);
 }
 
-/* httpJson(exchange, value) -> likewise */
+/* httpJson(response, value) -> likewise */
 static int native_json(lua_State *L) {
-    struct cm_exchange *exchange = lua_touserdata(L, 1);
+    static const char what[] = "json";
+    struct cm_exchange *exchange = answer_of(L, what);
     struct cm_vm *vm = cm_vm_of(L);
-    check_unbegun(L, exchange, "response:json");
+    if (lua_isnoneornil(L, 2))
+        refuse(L, what, "the value must not be nil; null is cjson.null");
+    check_unbegun(L, exchange, what);
     cm_buf_reset(&vm->scratch, KEEP_BYTES);
     cm_buf_reset(&vm->value, KEEP_BYTES);
     int err = cm_requests_encode(L, vm, 2, NULL);
     if (!err)
         err = cm_json_write(cm_buf_view(&vm->scratch), 0, false, &vm->value);
     if (err == CM_E_BADVALUE)
-        refuse(L, "response:json: NaN and the infinities are no JSON");
+        refuse(L, what, "NaN and the infinities are no JSON");
     if (!err)
         err = cm_exchange_field(exchange, cm_bytes_of("Content-Type"), cm_bytes_of("application/json"));
     if (err)
         return cm_requests_push_failure(L, err);
     return finish(L, exchange, cm_buf_view(&vm->value));
 }
+
+/* --- the end --- */
 
 /* httpFail(exchange): the handler has raised. */
 static int native_fail(lua_State *L) {
@@ -366,14 +427,23 @@ static int native_drop(lua_State *L) {
 
 void cm_serving_open(lua_State *L) {
     static const luaL_Reg functions[] = {
-        {"httpServe", native_serve},   {"httpStop", native_stop},
-        {"httpMethod", native_method}, {"httpTarget", native_target},
-        {"httpRemote", native_remote}, {"httpHeaders", native_headers},
-        {"httpBody", native_body},     {"httpRead", native_read},
-        {"httpStatus", native_status}, {"httpField", native_field},
-        {"httpWrite", native_write},   {"httpFinish", native_finish},
-        {"httpJson", native_json},     {"httpFail", native_fail},
-        {"httpDrop", native_drop},     {NULL, NULL},
+        {"httpServe", native_serve},
+        {"httpStop", native_stop},
+        {"httpMethod", native_method},
+        {"httpTarget", native_target},
+        {"httpRemote", native_remote},
+        {"httpHeaders", native_headers},
+        {"httpBody", native_body},
+        {"httpRead", native_read},
+        {"httpStatus", native_status},
+        {"httpField", native_field},
+        {"httpMayWrite", native_may_write},
+        {"httpWrite", native_write},
+        {"httpFinish", native_finish},
+        {"httpJson", native_json},
+        {"httpFail", native_fail},
+        {"httpDrop", native_drop},
+        {NULL, NULL},
     };
     luaL_setfuncs(L, functions, 0);
 }

@@ -169,23 +169,13 @@ end
 local Response = { __name = "response" }
 Response.__index = Response
 
-local function answerOf(what, response)
-  local exchange = type(response) == "table" and response[1]
-  if exchange and not response.ended then return exchange end
-  if exchange == nil then refuse(("%s: call it as a method of the response, with a colon"):format(what)) end
-  refuse(("%s: the answer is finished"):format(what))
-end
-
 --- Sets the status; it is 200 at first.
 -- @function response:status
 -- @tparam integer status from 200 to 599
 -- @return the response
 -- @raise on another status, or when the answer has begun
 -- @usage response:status(404):finish("there is no such page")
-function Response:status(status)
-  native.httpStatus(answerOf("response:status", self), status)
-  return self
-end
+Response.status = native.httpStatus
 
 --- Adds a header field; one name may be added several times. Content-Length and Transfer-Encoding are the server's to
 -- say, and of Connection only `close` is the handler's; Date comes by itself.
@@ -196,24 +186,17 @@ end
 -- @raise on a name that is no token of HTTP, a value with control characters (so that nothing from outside can add
 -- fields of its own), more than 12 KiB in all, or when the answer has begun
 -- @usage response:header("Content-Type", "text/html")
-function Response:header(name, value)
-  native.httpField(answerOf("response:header", self), name, value)
-  return self
-end
+Response.header = native.httpField
 
-local function bytes(what, chunk)
-  if type(chunk) == "number" then return tostring(chunk) end
-  return check.type(what, "the chunk", chunk, "string")
+local function written(response, ...)
+  local id = ...
+  if math.type(id) ~= "integer" then return ... end
+  waitFor(response, id)
+  return written(response, native.httpWrite(response))
 end
 
 local function write(response, chunk)
-  while true do
-    local id, message, code = native.httpWrite(exchangeOf("response:write", response), chunk)
-    if not id then return nil, message, code end
-    if id == "OK" then return response end
-    waitFor(response, id)
-    chunk = ""
-  end
+  return written(response, native.httpWrite(response, chunk))
 end
 
 --- Sends a part of the body. (w) It waits while more than 64 KiB are not sent because the client does not read. What is
@@ -228,8 +211,8 @@ end
 -- @usage response:write("one, "):write("two"):finish()
 function Response:write(chunk, callback)
   check.type("response:write", "the callback", callback, "function", true)
-  answerOf("response:write", self)
-  return scheduler.perform("response:write", callback, write, self, bytes("response:write", chunk))
+  native.httpMayWrite(self, chunk)
+  return scheduler.perform("response:write", callback, write, self, chunk)
 end
 
 --- Ends the answer. Never waits. A handler that returns without it is finished for.
@@ -239,12 +222,7 @@ end
 -- @return nil, message, `closed`: the client is gone
 -- @raise when the answer is finished
 -- @usage response:finish("hello")
-function Response:finish(chunk)
-  local exchange = answerOf("response:finish", self)
-  if chunk ~= nil then chunk = bytes("response:finish", chunk) end
-  self.ended = true
-  return native.httpFinish(exchange, chunk)
-end
+Response.finish = native.httpFinish
 
 --- Answers with a value as JSON. Never waits. Integers are whole and floats exact; a table with the keys 1..n is an
 -- array, an empty one an object; bytes that are not UTF-8 become U+FFFD.
@@ -254,26 +232,19 @@ end
 -- @return nil, message, code: `closed` (the client is gone), `toolarge` (than --max-value), `nomemory`
 -- @raise on a value that is not data, on NaN and the infinities, or when the answer has begun
 -- @usage response:json { visits = 42 }
-function Response:json(value)
-  local exchange = answerOf("response:json", self)
-  if value == nil then refuse("response:json: the value must not be nil; null is cjson.null") end
-  local ok, message, code = native.httpJson(exchange, value)
-  self.ended = ok ~= nil or code == "closed"
-  return ok, message, code
-end
+Response.json = native.httpJson
 
 -- --- servers ---
 
 local function handle(server, exchange)
-  local streamed = server.streamed or nil
-  local question = setmetatable({ exchange, streamed = streamed }, Request)
+  local question = setmetatable({ exchange, streamed = server.streamed }, Request)
   local answer = setmetatable({ exchange }, Response)
   local raised, failure = try(server.handler, question, answer)
   if raised then
     io.stderr:write(errors.format(failure.value, failure.traceback), "\n")
     native.httpFail(exchange)
   end
-  question[1], answer[1], answer.ended = false, false, true
+  question[1], answer[1] = false, false
   native.httpDrop(exchange)
 end
 
@@ -422,7 +393,7 @@ function http.serve(options, callback)
     port = options.port,
     path = options.path,
     handler = options.handler,
-    streamed = options.stream,
+    streamed = options.stream or nil,
     waiting = {},
   }, Server)
   return scheduler.perform("http.serve", callback, serve, server, checked)
