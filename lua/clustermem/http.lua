@@ -103,7 +103,9 @@ local lazy = {
   headers = native.httpHeaders,
   remoteAddress = native.httpRemote,
   path = function(exchange)
-    local path = native.httpTarget(exchange):match("^[^?]*")
+    local target = native.httpTarget(exchange)
+    if target:find("^/[^%%?]*$") then return target end
+    local path = target:match("^[^?]*")
     -- As a proxy is asked: scheme and host are not for the handler.
     local rest = path:match("^%a[%w+.-]*://[^/]*(.*)")
     if rest then path = rest == "" and "/" or rest end
