@@ -201,6 +201,13 @@ static int native_headers(lua_State *L) {
     return 1;
 }
 
+/* httpStreamed(exchange) -> whether its body is to be read piece by piece */
+static int native_streamed(lua_State *L) {
+    const struct cm_exchange *exchange = lua_touserdata(L, 1);
+    lua_pushboolean(L, exchange->all->streamed);
+    return 1;
+}
+
 /* httpBody(exchange) -> all of it */
 static int native_body(lua_State *L) {
     struct cm_exchange *exchange = lua_touserdata(L, 1);
@@ -396,33 +403,80 @@ static int native_json(lua_State *L) {
     return finish(L, exchange, cm_buf_view(&vm->value));
 }
 
-/* --- the end --- */
+/* --- handlers --- */
 
-/* httpFail(exchange): the handler has raised. */
-static int native_fail(lua_State *L) {
-    struct cm_exchange *exchange = lua_touserdata(L, 1);
+/* The upvalues of what httpHandler gives. */
+enum { REQUEST_CLASS = 1, RESPONSE_CLASS, TRACE, REPORT };
+/* Its stack. */
+enum { EXCHANGE = 1, HANDLER, TRACER, REQUEST, RESPONSE };
+
+enum { REQUEST_FIELDS = 4 }; /* that most handlers look at, at most */
+
+static void push_object(lua_State *L, int class, int fields) {
+    lua_createtable(L, 1, fields);
+    lua_pushvalue(L, EXCHANGE);
+    lua_rawseti(L, -2, 1);
+    lua_pushvalue(L, lua_upvalueindex(class));
+    lua_setmetatable(L, -2);
+}
+
+/* The request is over: an object says so from now on. */
+static void end_object(lua_State *L, int index) {
+    lua_pushboolean(L, false);
+    lua_rawseti(L, index, 1);
+}
+
+static void answer_failure(lua_State *L, struct cm_exchange *exchange) {
+    static const char text[] = "internal server error\n";
     if (exchange->finished)
-        return 0;
+        return;
     if (exchange->begun) {
         cm_exchange_break(exchange);
-        return 0;
+        return;
     }
-    static const char text[] = "internal server error\n";
     cm_exchange_reset(exchange);
     exchange->status = INTERNAL_ERROR;
     if (cm_exchange_field(exchange, cm_bytes_of("Content-Type"), cm_bytes_of("text/plain")))
         cm_exchange_break(exchange);
-    lua_settop(L, 0);
-    return finish(L, exchange, cm_bytes_of(text));
+    finish(L, exchange, cm_bytes_of(text));
 }
 
-/* httpDrop(exchange): the handler has ended; an answer that it has not finished is finished. */
-static int native_drop(lua_State *L) {
-    struct cm_exchange *exchange = lua_touserdata(L, 1);
+/* The handler has ended; an answer that it has not finished is finished. */
+static int end_handler(lua_State *L, int status, lua_KContext context) {
+    (void)context;
+    struct cm_exchange *exchange = lua_touserdata(L, EXCHANGE);
+    if (status != LUA_OK && status != LUA_YIELD) {
+        lua_pushvalue(L, lua_upvalueindex(REPORT));
+        lua_insert(L, -2);
+        lua_call(L, 1, 0);
+        answer_failure(L, exchange);
+    }
+    end_object(L, REQUEST);
+    end_object(L, RESPONSE);
     if (!exchange->finished && !exchange->broken)
         cm_exchange_finish(exchange);
     cm_exchange_drop(exchange);
     return 0;
+}
+
+/* The body of a coroutine: (exchange, handler) */
+static int handle(lua_State *L) {
+    lua_pushvalue(L, lua_upvalueindex(TRACE));
+    push_object(L, REQUEST_CLASS, REQUEST_FIELDS);
+    push_object(L, RESPONSE_CLASS, 0);
+    lua_pushvalue(L, HANDLER);
+    lua_pushvalue(L, REQUEST);
+    lua_pushvalue(L, RESPONSE);
+    return end_handler(L, lua_pcallk(L, 2, 0, TRACER, 0, end_handler), 0);
+}
+
+/* httpHandler(request's metatable, response's metatable, trace, report) -> fn(exchange, handler), which calls
+ * the handler with a request and a response and raises nothing that it raises: the message handler `trace` is
+ * called with that, and report with what trace gives. */
+static int native_handler(lua_State *L) {
+    lua_settop(L, REPORT);
+    lua_pushcclosure(L, handle, REPORT);
+    return 1;
 }
 
 void cm_serving_open(lua_State *L) {
@@ -435,14 +489,14 @@ void cm_serving_open(lua_State *L) {
         {"httpHeaders", native_headers},
         {"httpBody", native_body},
         {"httpRead", native_read},
+        {"httpStreamed", native_streamed},
         {"httpStatus", native_status},
         {"httpField", native_field},
         {"httpMayWrite", native_may_write},
         {"httpWrite", native_write},
         {"httpFinish", native_finish},
         {"httpJson", native_json},
-        {"httpFail", native_fail},
-        {"httpDrop", native_drop},
+        {"httpHandler", native_handler},
         {NULL, NULL},
     };
     luaL_setfuncs(L, functions, 0);

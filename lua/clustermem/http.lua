@@ -22,7 +22,7 @@ local replies = require "clustermem.request"
 local scheduler = require "clustermem.scheduler"
 local sockets = require "clustermem.sockets"
 
-local refuse, try = native.refuse, scheduler.try
+local refuse = native.refuse
 
 local http = {}
 
@@ -112,8 +112,10 @@ local lazy = {
     return unescape(path)
   end,
   query = function(exchange) return parseQuery(native.httpTarget(exchange)) end,
-  body = function(exchange, request)
-    if request.streamed then refuse("request.body: with the option stream it is read by request:read()") end
+  body = function(exchange)
+    if native.httpStreamed(exchange) then
+      refuse("request.body: with the option stream it is read by request:read()")
+    end
     return native.httpBody(exchange)
   end,
 }
@@ -123,7 +125,7 @@ function Request.__index(request, name)
   if method then return method end
   local make = lazy[name]
   if not make then return nil end
-  local value = make(exchangeOf("request." .. name, request), request)
+  local value = make(exchangeOf("request." .. name, request))
   request[name] = value
   return value
 end
@@ -146,8 +148,10 @@ end
 -- @usage for chunk in function() return request:read() end do file:write(chunk) end
 function methods.read(request, callback)
   check.type("request:read", "the callback", callback, "function", true)
-  exchangeOf("request:read", request)
-  if not request.streamed then refuse("request:read: only with the option stream; the whole body is request.body") end
+  local exchange = exchangeOf("request:read", request)
+  if not native.httpStreamed(exchange) then
+    refuse("request:read: only with the option stream; the whole body is request.body")
+  end
   return scheduler.perform("request:read", callback, read, request)
 end
 
@@ -238,21 +242,17 @@ Response.json = native.httpJson
 
 -- --- servers ---
 
-local function handle(server, exchange)
-  local question = setmetatable({ exchange, streamed = server.streamed }, Request)
-  local answer = setmetatable({ exchange }, Response)
-  local raised, failure = try(server.handler, question, answer)
-  if raised then
-    io.stderr:write(errors.format(failure.value, failure.traceback), "\n")
-    native.httpFail(exchange)
-  end
-  question[1], answer[1] = false, false
-  native.httpDrop(exchange)
+-- The process goes on.
+local function report(raised)
+  local failure = scheduler.failure(raised)
+  io.stderr:write(errors.format(failure.value, failure.traceback), "\n")
 end
+
+local handle = native.httpHandler(Request, Response, scheduler.failure, report)
 
 --- A request has come; the loop calls it.
 function http.dispatch(id, exchange)
-  scheduler.begin(handle, servers[id], exchange)
+  scheduler.begin(handle, exchange, servers[id].handler)
 end
 
 --- @type server
@@ -395,7 +395,6 @@ function http.serve(options, callback)
     port = options.port,
     path = options.path,
     handler = options.handler,
-    streamed = options.stream or nil,
     waiting = {},
   }, Server)
   return scheduler.perform("http.serve", callback, serve, server, checked)

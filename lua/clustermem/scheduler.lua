@@ -80,13 +80,18 @@ end
 -- What has been raised, and where.
 local Failure = {}
 
+--- What has been raised, with its place; for what has it already, itself. A message handler, which Lua does not call
+-- when it is out of memory: so who has caught something calls it again.
+-- @treturn table `{ value =, traceback = }`
 local function failure(value)
+  if getmetatable(value) == Failure then return value end
   return setmetatable({ value = value, traceback = traceback(nil, 2) }, Failure)
 end
+scheduler.failure = failure
 
 local function tried(ok, ...)
-  if ok or getmetatable(...) == Failure then return not ok, ... end
-  return true, failure((...)) -- Lua calls no handler when it is out of memory
+  if ok then return false, ... end
+  return true, failure((...))
 end
 
 --- Calls a function and catches what it raises.
