@@ -50,9 +50,25 @@ static int native_resume(lua_State *L) {
     return count + 1;
 }
 
+/* reuse(co, fn) -> boolean. Its upvalue is Lua's own list of the C libraries that have been loaded. */
+static int native_reuse(lua_State *L) {
+    lua_State *co = lua_tothread(L, 1);
+    int libraries = lua_upvalueindex(1);
+    bool is_unknown = lua_istable(L, libraries) && lua_rawlen(L, libraries) == 0 && !lua_gethook(co);
+    if (is_unknown) {
+        lua_pushvalue(L, 2);
+        lua_xmove(L, co, 1);
+    }
+    lua_pushboolean(L, is_unknown);
+    return 1;
+}
+
 void cm_stacks_open(lua_State *L) {
     lua_pushcfunction(L, native_resume);
     lua_setfield(L, -2, "resume");
+    lua_getfield(L, LUA_REGISTRYINDEX, "_CLIBS");
+    lua_pushcclosure(L, native_reuse, 1);
+    lua_setfield(L, -2, "reuse");
 }
 
 bool cm_stacks_hook(const struct cm_stacks *stacks, lua_Hook hook, bool polite) {

@@ -35,7 +35,10 @@ enum { CM_TRACE_BYTES = 4096 };
 
 void cm_stacks_init(struct cm_stacks *stacks, lua_State *L);
 
-/* Adds to the table on the stack: resume(co, ...), which is coroutine.resume. */
+/* Adds to the table on the stack: resume(co, ...), which is coroutine.resume, and reuse(co, fn): has a
+ * coroutine that has ended well, and that no Lua code knows, run fn when it is resumed, and gives true; false
+ * where somebody else could tell it from a new one: it has a hook, or a script has loaded a C library, which
+ * may know any coroutine that has called it. */
 void cm_stacks_open(lua_State *L);
 
 /* Has the hook called at the next thing that Lua does on each of them; with `polite` not on those that have a

@@ -48,6 +48,12 @@ local function checkArgument(name, value, expected, word)
   error(("bad argument #1 to '%s' (%s expected, got %s)"):format(name, word, got), 3)
 end
 
+function coroutines.running()
+  local co, isMain = running()
+  local _ = context[co] -- who knows a coroutine may keep it: see scheduler.begin
+  return co, isMain
+end
+
 function coroutines.resume(co, ...)
   checkArgument("resume", co, "thread", "coroutine")
   if waiting[co] or isTasks(co) then return false, "cannot resume non-suspended coroutine" end
@@ -98,7 +104,9 @@ end
 
 --- Puts them in the place of Lua's own.
 function coroutines.install()
-  for _, name in ipairs { "resume", "wrap", "yield", "status", "close" } do coroutine[name] = coroutines[name] end
+  for _, name in ipairs { "running", "resume", "wrap", "yield", "status", "close" } do
+    coroutine[name] = coroutines[name]
+  end
 end
 
 return coroutines

@@ -177,9 +177,12 @@ setmetatable(context, {
   end,
 })
 
+-- One that has ended as fresh as it began: nobody knows it, not even by coroutine.running, so it can be used again.
+local spare
+
 local function begun(co, ok, ...)
   if ok and fresh == co and status(co) == "dead" then
-    fresh = nil -- it never waited
+    fresh, spare = nil, co
   else
     settle(context[co], ok, ...)
   end
@@ -188,8 +191,11 @@ end
 --- As start, without a task to give: there is one from the moment on that somebody asks for it, which many functions
 -- that wait for nothing never do. What fn raises it catches itself; it returns nothing.
 function scheduler.begin(fn, ...)
-  fresh = create(fn)
-  begun(fresh, resume(fresh, ...))
+  local co = spare
+  spare = nil
+  if not co or not native.reuse(co, fn) then co = create(fn) end
+  fresh = co
+  begun(co, resume(co, ...))
 end
 
 --- Whether the value is a task.

@@ -327,6 +327,29 @@ describe("an HTTP server", function()
     assert.equal(2, c:count("false\tapp.lua:%d+: request[%.:]%a+: the handler has returned"))
   end)
 
+  it("has a handler find a new coroutine, without the traces of one before it", function()
+    local c, port = wire.serve [[
+      local known = {}
+      serve {
+        handler = function(request, response)
+          if request.path == "/hook" then debug.sethook(error, "", 1000000) end
+          if request.path ~= "/look" then return response:finish(request.path) end
+          local co = coroutine.running()
+          response:json { known = known[co] or false, hooked = debug.gethook() ~= nil, task = coroutine.status(co) }
+          known[co] = true
+        end,
+      }
+    ]]
+    local socket = connect(port)
+    for _, path in ipairs { "/plain", "/look", "/look", "/plain", "/plain", "/look", "/hook", "/look", "/look" } do
+      local _, body = socket:send(get(path)):answer()
+      assert.same(path == "/look" and { known = false, hooked = false, task = "running" } or path,
+        path == "/look" and cjson.decode(body) or body)
+    end
+    socket:close()
+    wire.finish(c, port)
+  end)
+
   it("answers 500 for a handler that raises, says where on standard error, and lives on", function()
     local c, port = wire.serve [[
       cluster.on("error", function() print "listener" end)
