@@ -115,7 +115,7 @@ local function settle(task, ok, raised, ...)
   elseif raised then
     fail(task, (...))
   else
-    task.results = pack(...)
+    if raised == false then task.results = pack(...) end -- nobody can join what scheduler.begin has begun
     finish(task, "done")
   end
 end
