@@ -7,7 +7,6 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/list.h"
 
 enum {
     READ_BYTES = 64 << 10,       /* room for one read */
@@ -25,8 +24,17 @@ static bool over_mark(const struct cm_channel *channel) {
 
 static void on_poll(uv_poll_t *poll, int status, int events);
 
+/* What is posted will be tried first: mostly the kernel takes it all, and each change of interest takes
+ * system calls. */
+static int interest_in(const struct cm_channel *channel) {
+    if (over_mark(channel))
+        return UV_WRITABLE;
+    bool tried = cm_list_empty(&channel->posted.link) || channel->interest & UV_WRITABLE;
+    return UV_READABLE | (cm_channel_unsent(channel) && tried ? UV_WRITABLE : 0);
+}
+
 static void watch(struct cm_channel *channel) {
-    int interest = (over_mark(channel) ? 0 : UV_READABLE) | (cm_channel_unsent(channel) ? UV_WRITABLE : 0);
+    int interest = interest_in(channel);
     if (channel->ended || interest == channel->interest)
         return;
     channel->interest = interest;
@@ -37,7 +45,7 @@ static void stop(struct cm_channel *channel) {
     channel->ended = true;
     channel->interest = 0;
     uv_poll_stop(&channel->poll);
-    uv_idle_stop(&channel->flush);
+    cm_outbox_withdraw(&channel->posted);
 }
 
 static void end(struct cm_channel *channel, int code) {
@@ -173,42 +181,38 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
     watch(channel);
 }
 
-static void on_flush(uv_idle_t *flush) {
-    struct cm_channel *channel = CM_LIST_ITEM(flush, struct cm_channel, flush);
-    uv_idle_stop(flush);
+static void send_posted(struct cm_posted *posted) {
+    struct cm_channel *channel = CM_LIST_ITEM(posted, struct cm_channel, posted);
+    if (channel->ended)
+        return; /* a child that a script has forked */
     flush_output(channel);
     /* Input that waited for the output to drain, or came while draining, has no event of its own. */
     handle_input(channel);
     watch(channel);
 }
 
-int cm_channel_open(struct cm_channel *channel, uv_loop_t *loop, int fd, size_t max_payload,
+int cm_channel_open(struct cm_channel *channel, struct cm_outbox *outbox, int fd, size_t max_payload,
                     size_t mark_bytes, const struct cm_channel_events *events, void *owner) {
-    *channel = (struct cm_channel){.events = events,
+    *channel = (struct cm_channel){.outbox = outbox,
+                                   .events = events,
                                    .owner = owner,
                                    .fd = fd,
                                    .max_payload = max_payload,
-                                   .mark_bytes = mark_bytes,
-                                   .open_handles = 2};
-    int err = uv_poll_init(loop, &channel->poll, fd);
+                                   .mark_bytes = mark_bytes};
+    channel->posted.send = send_posted;
+    cm_list_init(&channel->posted.link);
+    int err = uv_poll_init(outbox->loop, &channel->poll, fd);
     if (err) {
         close(fd);
         return err;
     }
-    uv_idle_init(loop, &channel->flush);
-    /* Data waiting to be sent keeps no loop alive by itself: who leaves drains. */
-    uv_unref((uv_handle_t *)&channel->flush);
-    /* Handles that are not luv's are known by data that is not luv's. */
-    channel->poll.data = channel->flush.data = NULL;
+    channel->poll.data = NULL; /* it is not luv's */
     watch(channel);
     return 0;
 }
 
-static void on_handle_closed(uv_handle_t *handle) {
-    struct cm_channel *channel = handle->type == UV_POLL ? CM_LIST_ITEM(handle, struct cm_channel, poll)
-                                                         : CM_LIST_ITEM(handle, struct cm_channel, flush);
-    if (--channel->open_handles)
-        return;
+static void on_poll_closed(uv_handle_t *poll) {
+    struct cm_channel *channel = CM_LIST_ITEM(poll, struct cm_channel, poll);
     cm_buf_deinit(&channel->in);
     cm_buf_deinit(&channel->out);
     if (channel->on_closed)
@@ -218,8 +222,7 @@ static void on_handle_closed(uv_handle_t *handle) {
 void cm_channel_close(struct cm_channel *channel, void (*on_closed)(struct cm_channel *channel)) {
     channel->on_closed = on_closed;
     stop(channel);
-    uv_close((uv_handle_t *)&channel->poll, on_handle_closed);
-    uv_close((uv_handle_t *)&channel->flush, on_handle_closed);
+    uv_close((uv_handle_t *)&channel->poll, on_poll_closed);
     close(channel->fd);
     channel->fd = -1;
 }
@@ -237,7 +240,7 @@ size_t cm_channel_begun(const struct cm_channel *channel) {
 int cm_channel_commit(struct cm_channel *channel) {
     int err = cm_frame_end(&channel->out, channel->begun);
     if (!err)
-        uv_idle_start(&channel->flush, on_flush);
+        cm_outbox_post(channel->outbox, &channel->posted);
     return err;
 }
 
@@ -264,7 +267,7 @@ int cm_channel_drain(struct cm_channel *channel, size_t left_bytes, uint64_t tim
             int64_t got = read_some(channel);
             if (got < 0)
                 return (int)got;
-            uv_idle_start(&channel->flush, on_flush);
+            cm_outbox_post(channel->outbox, &channel->posted);
         }
     }
     return channel->ended ? CM_E_CLOSED : 0;

@@ -1,7 +1,7 @@
 /* One end of a frame stream: a socket on the loop, incremental reading, coalesced writing, back-pressure.
  *
  * The owner embeds the struct, opens it with a socket that is the channel's from then on, and gives it back
- * with cm_channel_close. Frames begun in one loop turn leave in one write just before the loop polls. With a
+ * with cm_channel_close. Frames begun in one loop turn leave in one write just before the loop waits. With a
  * mark (the master's end) a peer whose unread output passes it is not read from, and frames already read are
  * not handled, until it has drained; so what a peer can make its other end hold is bounded by the mark, one
  * reply and one frame. Without a mark (a process's end) reading never stops: two ends that both waited would
@@ -13,6 +13,7 @@
 #include <uv.h>
 
 #include "base/buf.h"
+#include "cluster/outbox.h"
 #include "wire/frame.h"
 
 enum { CM_CHANNEL_MARK_BYTES = 1 << 20 };
@@ -31,7 +32,8 @@ struct cm_channel_events {
 
 struct cm_channel {
     uv_poll_t poll;
-    uv_idle_t flush; /* idle, not prepare: while it is active the loop does not block, whoever started it */
+    struct cm_outbox *outbox;
+    struct cm_posted posted;
     const struct cm_channel_events *events;
     void *owner; /* the owner's word; the channel does not look at it */
     int fd;
@@ -43,12 +45,12 @@ struct cm_channel {
     size_t sent;
     size_t begun; /* where the frame being written starts in out */
     bool ended;
-    int open_handles;
     void (*on_closed)(struct cm_channel *channel);
 };
 
-/* Takes fd over in any case. 0 or a negative code, after which there is nothing to close. */
-int cm_channel_open(struct cm_channel *channel, uv_loop_t *loop, int fd, size_t max_payload,
+/* Joins the outbox and its loop. Takes fd over in any case. 0 or a negative code, after which there is
+ * nothing to close. */
+int cm_channel_open(struct cm_channel *channel, struct cm_outbox *outbox, int fd, size_t max_payload,
                     size_t mark_bytes, const struct cm_channel_events *events, void *owner);
 
 /* Stops everything; on_closed (or NULL) is called in a later turn, when the struct's memory is the owner's

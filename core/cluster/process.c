@@ -184,9 +184,9 @@ static int send_init(struct cm_process *process, const struct cm_init *init) {
     return cm_channel_commit(&process->channel);
 }
 
-int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, const struct cm_inherited *inherited,
-                     uint64_t grace_ms, const struct cm_process_events *events, void *owner,
-                     struct cm_process **result) {
+int cm_process_spawn(struct cm_outbox *outbox, const struct cm_init *init,
+                     const struct cm_inherited *inherited, uint64_t grace_ms,
+                     const struct cm_process_events *events, void *owner, struct cm_process **result) {
     struct cm_process *process = calloc(1, sizeof *process);
     if (!process)
         return CM_E_NOMEMORY;
@@ -214,8 +214,9 @@ int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, const struct c
     process->grace_ms = grace_ms;
     cm_list_init(&process->link);
 
-    int err = cm_channel_open(&process->channel, loop, ends[0], cm_request_most_bytes(init->max_value_bytes),
-                              CM_CHANNEL_MARK_BYTES, &channel_events, process);
+    int err =
+        cm_channel_open(&process->channel, outbox, ends[0], cm_request_most_bytes(init->max_value_bytes),
+                        CM_CHANNEL_MARK_BYTES, &channel_events, process);
     if (err) {
         close(ends[1]);
         close(descriptors[0]);
@@ -223,10 +224,10 @@ int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, const struct c
         free(process);
         return err;
     }
-    uv_timer_init(loop, &process->limit);
+    uv_timer_init(outbox->loop, &process->limit);
     err = send_init(process, init);
     if (!err)
-        err = spawn_child(process, loop, init, inherited, ends[1], descriptors[1]);
+        err = spawn_child(process, outbox->loop, init, inherited, ends[1], descriptors[1]);
     close(ends[1]);
     close(descriptors[1]);
     process->child.data = process->limit.data = process;

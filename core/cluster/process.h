@@ -77,9 +77,9 @@ struct cm_inherited {
 /* Starts a process of this binary, in the master's environment with the script's lines in it, and tells it
  * `init`, whose id, slot and seat become its own. It is the caller's to link. 0, or an errno or CM_E_NOMEMORY
  * with nothing started. */
-int cm_process_spawn(uv_loop_t *loop, const struct cm_init *init, const struct cm_inherited *inherited,
-                     uint64_t grace_ms, const struct cm_process_events *events, void *owner,
-                     struct cm_process **result);
+int cm_process_spawn(struct cm_outbox *outbox, const struct cm_init *init,
+                     const struct cm_inherited *inherited, uint64_t grace_ms,
+                     const struct cm_process_events *events, void *owner, struct cm_process **result);
 
 /* Gives it that time to come online; SIGKILL follows when it has not, with what it "has not done" in the log.
  */

@@ -87,8 +87,10 @@ int cm_session_open(struct cm_session *session, uv_loop_t *loop, int fd,
                     const struct cm_session_events *events) {
     session->events = events;
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-    int err = cm_channel_open(&session->channel, loop, fd, cm_reply_most_bytes(session->init.max_value_bytes),
-                              0, &channel_events, session);
+    cm_outbox_open(&session->outbox, loop);
+    int err =
+        cm_channel_open(&session->channel, &session->outbox, fd,
+                        cm_reply_most_bytes(session->init.max_value_bytes), 0, &channel_events, session);
     if (!err)
         cm_session_hold(session, false);
     return err;

@@ -23,6 +23,7 @@ struct cm_session_events {
 
 struct cm_session {
     struct cm_channel channel;
+    struct cm_outbox outbox;
     struct cm_init init;
     const struct cm_session_events *events;
     uint32_t last_id;

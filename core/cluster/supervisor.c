@@ -129,7 +129,7 @@ static int spawn(struct cm_supervisor *supervisor, uint32_t slot, const struct c
     }
     atomic_store(&cm_segment_seat(segment, init.seat)->beat, 0);
     struct cm_inherited inherited = {segment->fd, supervisor->memory->bell};
-    int err = cm_process_spawn(supervisor->loop, &init, &inherited, options->grace_ms, &process_events,
+    int err = cm_process_spawn(&supervisor->outbox, &init, &inherited, options->grace_ms, &process_events,
                                supervisor, process);
     free(init.rows);
     if (err) {
@@ -340,6 +340,7 @@ struct cm_process *cm_supervisor_at_seat(const struct cm_supervisor *supervisor,
 }
 
 int cm_supervisor_start(struct cm_supervisor *supervisor) {
+    cm_outbox_open(&supervisor->outbox, supervisor->loop);
     if (supervisor->options->master.args.count == 0) {
         start_workers(supervisor);
         return 0;
@@ -407,6 +408,7 @@ void cm_supervisor_deinit(struct cm_supervisor *supervisor) {
     CM_LIST_EACH(link, &supervisor->slots) {
         cm_slot_remove(cm_slot_at(link));
     }
+    cm_outbox_close(&supervisor->outbox);
     free(supervisor->seats);
     supervisor->seats = NULL;
 }

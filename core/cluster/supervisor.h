@@ -41,6 +41,7 @@ struct cm_supervisor_events {
 
 struct cm_supervisor {
     uv_loop_t *loop;
+    struct cm_outbox outbox; /* of the processes' channels */
     const struct cm_options *options;
     struct cm_memory *memory;
     const struct cm_supervisor_events *events;
@@ -88,7 +89,7 @@ void cm_supervisor_stop(struct cm_supervisor *supervisor);
 /* Kills everything, now. Ends in on_over with exit code 1. */
 void cm_supervisor_kill(struct cm_supervisor *supervisor);
 
-/* Frees the slots. No process may be left. */
+/* Frees the slots and closes the outbox. No process may be left. */
 void cm_supervisor_deinit(struct cm_supervisor *supervisor);
 
 #endif

@@ -16,6 +16,7 @@ enum { MAX_PAYLOAD = 1 << 20, MARK_BYTES = 1 << 16, DEADLINE_MS = 20000 };
 
 struct world {
     uv_loop_t loop;
+    struct cm_outbox outbox;
     struct cm_channel channel;
     int peer;
     int frames;
@@ -65,8 +66,10 @@ static void start(struct world *world, int type, size_t mark_bytes) {
     assert_int_equal(socketpair(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends), 0);
     assert_int_equal(uv_loop_init(&world->loop), 0);
     world->peer = ends[1];
+    cm_outbox_open(&world->outbox, &world->loop);
     assert_int_equal(
-        cm_channel_open(&world->channel, &world->loop, ends[0], MAX_PAYLOAD, mark_bytes, &events, world), 0);
+        cm_channel_open(&world->channel, &world->outbox, ends[0], MAX_PAYLOAD, mark_bytes, &events, world),
+        0);
 }
 
 static void on_closed(struct cm_channel *channel) {
@@ -76,6 +79,7 @@ static void on_closed(struct cm_channel *channel) {
 
 static void end(struct world *world) {
     cm_channel_close(&world->channel, on_closed);
+    cm_outbox_close(&world->outbox);
     uv_run(&world->loop, UV_RUN_DEFAULT);
     assert_true(world->closed);
     assert_int_equal(uv_loop_close(&world->loop), 0);

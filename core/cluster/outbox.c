@@ -1,0 +1,51 @@
+#include "cluster/outbox.h"
+
+/* While an idle handle is active the loop does not wait, whoever posts: also another prepare handle that is
+ * called after ours. */
+static void on_awake(uv_idle_t *awake) {
+    (void)awake;
+}
+
+/* Sending may make others post, whose turn comes at once too. */
+static void send_all(struct cm_outbox *outbox) {
+    while (!cm_list_empty(&outbox->posted)) {
+        struct cm_posted *posted = CM_LIST_ITEM(outbox->posted.next, struct cm_posted, link);
+        cm_list_remove(&posted->link);
+        posted->send(posted);
+    }
+    uv_idle_stop(&outbox->awake);
+}
+
+static void on_before_wait(uv_prepare_t *before_wait) {
+    struct cm_outbox *outbox = CM_LIST_ITEM(before_wait, struct cm_outbox, before_wait);
+    send_all(outbox);
+}
+
+void cm_outbox_open(struct cm_outbox *outbox, uv_loop_t *loop) {
+    *outbox = (struct cm_outbox){.loop = loop};
+    cm_list_init(&outbox->posted);
+    uv_prepare_init(loop, &outbox->before_wait);
+    uv_idle_init(loop, &outbox->awake);
+    /* What waits to be sent keeps no loop alive by itself: who leaves drains. */
+    uv_unref((uv_handle_t *)&outbox->before_wait);
+    uv_unref((uv_handle_t *)&outbox->awake);
+    /* Handles that are not luv's are known by data that is not luv's. */
+    outbox->before_wait.data = outbox->awake.data = NULL;
+    uv_prepare_start(&outbox->before_wait, on_before_wait);
+}
+
+void cm_outbox_close(struct cm_outbox *outbox) {
+    uv_close((uv_handle_t *)&outbox->before_wait, NULL);
+    uv_close((uv_handle_t *)&outbox->awake, NULL);
+}
+
+void cm_outbox_post(struct cm_outbox *outbox, struct cm_posted *posted) {
+    if (!cm_list_empty(&posted->link))
+        return;
+    cm_list_append(&outbox->posted, &posted->link);
+    uv_idle_start(&outbox->awake, on_awake);
+}
+
+void cm_outbox_withdraw(struct cm_posted *posted) {
+    cm_list_remove(&posted->link);
+}

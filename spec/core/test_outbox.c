@@ -1,0 +1,109 @@
+/* The end of a loop's turn: what is posted leaves in its order, before the loop waits, whoever posts it. */
+#include "cluster/outbox.h"
+#include "spec/core/test.h"
+
+enum { ITEMS = 4, GUARD_MS = 20000 };
+
+struct item {
+    struct cm_posted posted;
+    int number;
+    struct item *next; /* posted by its sending */
+};
+
+static uv_loop_t loop;
+static uv_timer_t guard; /* keeps the loop alive, and ends a wait that should not have been */
+static bool overdue;
+static struct cm_outbox outbox;
+static struct item items[ITEMS];
+static int sent[2 * ITEMS];
+static int count;
+
+static void on_guard(uv_timer_t *timer) {
+    (void)timer;
+    overdue = true;
+}
+
+static void send_item(struct cm_posted *posted) {
+    struct item *item = CM_LIST_ITEM(posted, struct item, posted);
+    sent[count++] = item->number;
+    if (item->next)
+        cm_outbox_post(&outbox, &item->next->posted);
+}
+
+static void start(void) {
+    cm_outbox_open(&outbox, &loop);
+    uv_timer_init(&loop, &guard);
+    uv_timer_start(&guard, on_guard, GUARD_MS, 0);
+    overdue = false;
+    count = 0;
+    for (int i = 0; i < ITEMS; i++) {
+        items[i] = (struct item){.posted.send = send_item, .number = i};
+        cm_list_init(&items[i].posted.link);
+    }
+}
+
+static void end(void) {
+    assert_false(overdue);
+    uv_close((uv_handle_t *)&guard, NULL);
+    cm_outbox_close(&outbox);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    assert_int_equal(uv_loop_close(&loop), 0);
+}
+
+static void post(int number) {
+    cm_outbox_post(&outbox, &items[number].posted);
+}
+
+static void test_order(void **state) {
+    (void)state;
+    uv_loop_init(&loop);
+    start();
+    post(2);
+    post(0);
+    post(3);
+    post(2); /* is posted already */
+    cm_outbox_withdraw(&items[3].posted);
+    items[2].next = &items[1];
+    assert_int_equal(count, 0);
+    uv_run(&loop, UV_RUN_NOWAIT);
+    static const int expected[] = {2, 0, 1};
+    assert_int_equal(count, 3);
+    assert_memory_equal(sent, expected, sizeof expected);
+    uv_run(&loop, UV_RUN_NOWAIT);
+    assert_int_equal(count, 3);
+    end();
+}
+
+static void on_prepare(uv_prepare_t *prepare) {
+    uv_prepare_stop(prepare);
+    post(prepare->data ? 1 : 2);
+}
+
+/* Whichever of the prepare handles are called first: what is posted behind the sending is sent before the
+ * loop waits. */
+static void test_posted_by_others_of_its_phase(void **state) {
+    (void)state;
+    uv_prepare_t first, last;
+    uv_loop_init(&loop);
+    uv_prepare_init(&loop, &first);
+    uv_prepare_start(&first, on_prepare);
+    start();
+    uv_prepare_init(&loop, &last);
+    uv_prepare_start(&last, on_prepare);
+    first.data = &first;
+    last.data = NULL;
+    while (count < 2 && !overdue)
+        uv_run(&loop, UV_RUN_ONCE);
+    assert_int_equal(count, 2);
+    uv_close((uv_handle_t *)&first, NULL);
+    uv_close((uv_handle_t *)&last, NULL);
+    end();
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_posted_by_others_of_its_phase),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
