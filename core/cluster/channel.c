@@ -170,6 +170,7 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
         handle_input(channel);
     }
     if (events & UV_READABLE && !channel->ended) {
+        cm_outbox_hear(channel->outbox);
         int64_t got = read_some(channel);
         if (got == CM_E_CLOSED)
             cm_channel_finish(channel);

@@ -1,5 +1,8 @@
 #include "cluster/outbox.h"
 
+#include <sched.h>
+#include <sys/epoll.h>
+
 /* While an idle handle is active the loop does not wait, whoever posts: also another prepare handle that is
  * called after ours. */
 static void on_awake(uv_idle_t *awake) {
@@ -16,13 +19,37 @@ static void send_all(struct cm_outbox *outbox) {
     uv_idle_stop(&outbox->awake);
 }
 
+static void end_wait(struct cm_outbox *outbox) {
+    if (!outbox->waits_ns)
+        return;
+    uint64_t waited_ns = outbox->heard_ns ? outbox->heard_ns - outbox->waits_ns : UINT64_MAX;
+    cm_patience_note(&outbox->patience, waited_ns, outbox->looked_ns);
+    outbox->waits_ns = outbox->heard_ns = outbox->looked_ns = 0;
+}
+
+/* Until the loop has something to do. Others on this core go first: who is waited for may be among them. */
+static void look(struct cm_outbox *outbox) {
+    int fd = uv_backend_fd(outbox->loop);
+    struct epoll_event event;
+    while (outbox->looked_ns < outbox->patience.most_ns && epoll_wait(fd, &event, 1, 0) == 0) {
+        sched_yield();
+        outbox->looked_ns = uv_hrtime() - outbox->waits_ns;
+    }
+}
+
 static void on_before_wait(uv_prepare_t *before_wait) {
     struct cm_outbox *outbox = CM_LIST_ITEM(before_wait, struct cm_outbox, before_wait);
     send_all(outbox);
+    end_wait(outbox);
+    if (!outbox->patience.most_ns || uv_backend_timeout(outbox->loop) == 0)
+        return;
+    outbox->waits_ns = uv_hrtime();
+    if (cm_patience_has(&outbox->patience))
+        look(outbox);
 }
 
-void cm_outbox_open(struct cm_outbox *outbox, uv_loop_t *loop) {
-    *outbox = (struct cm_outbox){.loop = loop};
+void cm_outbox_open(struct cm_outbox *outbox, uv_loop_t *loop, uint64_t look_ns) {
+    *outbox = (struct cm_outbox){.loop = loop, .patience = {.most_ns = look_ns}};
     cm_list_init(&outbox->posted);
     uv_prepare_init(loop, &outbox->before_wait);
     uv_idle_init(loop, &outbox->awake);
@@ -48,4 +75,9 @@ void cm_outbox_post(struct cm_outbox *outbox, struct cm_posted *posted) {
 
 void cm_outbox_withdraw(struct cm_posted *posted) {
     cm_list_remove(&posted->link);
+}
+
+void cm_outbox_hear(struct cm_outbox *outbox) {
+    if (outbox->waits_ns && !outbox->heard_ns)
+        outbox->heard_ns = uv_hrtime();
 }

@@ -16,6 +16,7 @@ enum {
     GREET_MAX_BYTES =
         64 << 20, /* of a first frame: it is the master's, but lengths are checked all the same */
     THROTTLE_MS = 60000,
+    LOOK_NS = 50000, /* more than an answer takes by way of a master and a process that look too */
 };
 
 /* Reads exactly that many bytes more. */
@@ -87,7 +88,7 @@ int cm_session_open(struct cm_session *session, uv_loop_t *loop, int fd,
                     const struct cm_session_events *events) {
     session->events = events;
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-    cm_outbox_open(&session->outbox, loop);
+    cm_outbox_open(&session->outbox, loop, LOOK_NS);
     int err =
         cm_channel_open(&session->channel, &session->outbox, fd,
                         cm_reply_most_bytes(session->init.max_value_bytes), 0, &channel_events, session);

@@ -10,7 +10,9 @@
 
 enum {
     LEAST_EXIT_MS = 1000, /* for a process's last frames to be taken, however short --grace is */
-    ONLINE_MS = 30000,    /* a reload gives up on a new worker that is not online by then */
+    /* Who asks the master and who answers through it are awake then, perhaps on this very core. */
+    LOOK_NS = 30000,
+    ONLINE_MS = 30000, /* a reload gives up on a new worker that is not online by then */
 };
 
 static const struct cm_process_events process_events;
@@ -340,7 +342,7 @@ struct cm_process *cm_supervisor_at_seat(const struct cm_supervisor *supervisor,
 }
 
 int cm_supervisor_start(struct cm_supervisor *supervisor) {
-    cm_outbox_open(&supervisor->outbox, supervisor->loop);
+    cm_outbox_open(&supervisor->outbox, supervisor->loop, LOOK_NS);
     if (supervisor->options->master.args.count == 0) {
         start_workers(supervisor);
         return 0;

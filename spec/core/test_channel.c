@@ -66,7 +66,7 @@ static void start(struct world *world, int type, size_t mark_bytes) {
     assert_int_equal(socketpair(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends), 0);
     assert_int_equal(uv_loop_init(&world->loop), 0);
     world->peer = ends[1];
-    cm_outbox_open(&world->outbox, &world->loop);
+    cm_outbox_open(&world->outbox, &world->loop, 0);
     assert_int_equal(
         cm_channel_open(&world->channel, &world->outbox, ends[0], MAX_PAYLOAD, mark_bytes, &events, world),
         0);

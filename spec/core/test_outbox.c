@@ -1,8 +1,11 @@
-/* The end of a loop's turn: what is posted leaves in its order, before the loop waits, whoever posts it. */
+/* The end of a loop's turn: what is posted leaves in its order, before the loop waits, whoever posts it; and
+ * the loop looks, without sleeping, for what has come soon again and again. */
+#include <unistd.h>
+
 #include "cluster/outbox.h"
 #include "spec/core/test.h"
 
-enum { ITEMS = 4, GUARD_MS = 20000 };
+enum { ITEMS = 4, LOOK_NS = 50000000, ENOUGH = 10000, GUARD_MS = 20000 };
 
 struct item {
     struct cm_posted posted;
@@ -30,8 +33,8 @@ static void send_item(struct cm_posted *posted) {
         cm_outbox_post(&outbox, &item->next->posted);
 }
 
-static void start(void) {
-    cm_outbox_open(&outbox, &loop);
+static void start(uint64_t look_ns) {
+    cm_outbox_open(&outbox, &loop, look_ns);
     uv_timer_init(&loop, &guard);
     uv_timer_start(&guard, on_guard, GUARD_MS, 0);
     overdue = false;
@@ -57,7 +60,7 @@ static void post(int number) {
 static void test_order(void **state) {
     (void)state;
     uv_loop_init(&loop);
-    start();
+    start(0);
     post(2);
     post(0);
     post(3);
@@ -87,7 +90,7 @@ static void test_posted_by_others_of_its_phase(void **state) {
     uv_loop_init(&loop);
     uv_prepare_init(&loop, &first);
     uv_prepare_start(&first, on_prepare);
-    start();
+    start(0);
     uv_prepare_init(&loop, &last);
     uv_prepare_start(&last, on_prepare);
     first.data = &first;
@@ -100,10 +103,48 @@ static void test_posted_by_others_of_its_phase(void **state) {
     end();
 }
 
+static void on_pipe(uv_poll_t *poll, int status, int events) {
+    (void)status;
+    (void)events;
+    char byte;
+    assert_int_equal(read(*(int *)poll->data, &byte, 1), 1);
+    cm_outbox_hear(&outbox);
+}
+
+static void test_look(void **state) {
+    (void)state;
+    int ends[2];
+    uv_poll_t poll;
+    uv_loop_init(&loop);
+    start(LOOK_NS);
+    assert_int_equal(pipe(ends), 0);
+    uv_poll_init(&loop, &poll, ends[0]);
+    poll.data = &ends[0];
+    uv_poll_start(&poll, UV_READABLE, on_pipe);
+    /* What comes soon each time makes it patient. */
+    int waits = 0;
+    for (; waits < ENOUGH && !cm_patience_has(&outbox.patience); waits++) {
+        assert_int_equal(write(ends[1], "", 1), 1);
+        uv_run(&loop, UV_RUN_ONCE);
+    }
+    assert_true(waits > 1 && waits < ENOUGH);
+    /* Nothing comes: it looks as long as it may, and is no longer patient. */
+    uv_run(&loop, UV_RUN_NOWAIT);
+    assert_true(outbox.looked_ns >= LOOK_NS);
+    uv_run(&loop, UV_RUN_NOWAIT);
+    assert_int_equal(outbox.looked_ns, 0);
+    assert_false(cm_patience_has(&outbox.patience));
+    uv_close((uv_handle_t *)&poll, NULL);
+    end();
+    close(ends[0]);
+    close(ends[1]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_order),
         cmocka_unit_test(test_posted_by_others_of_its_phase),
+        cmocka_unit_test(test_look),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
