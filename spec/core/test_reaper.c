@@ -176,7 +176,7 @@ static void a_buried_seat_is_free_and_keeps_its_count(void **state) {
     cm_section_enter(&dead, 5, &section);
     cm_hazard_set(&dead, 3);
     atomic_store(&dead.seat->waiting_on, 6);
-    atomic_store(&dead.seat->entries, 12 * CM_COUNTS_ONE);
+    atomic_store(&dead.seat->entries, INT64_C(12) * CM_COUNTS_ONE);
     uint64_t count = atomic_load(&dead.seat->section) >> 32;
     cm_reaper_bury(&reaper, dead.id);
     assert_int_equal(atomic_load(&dead.seat->pid), 0);
