@@ -52,7 +52,7 @@ static bool split(struct cm_participant *master) {
 bool cm_table_grow(struct cm_participant *master, unsigned most) {
     uint64_t entries = cm_table_entries(master->segment);
     for (unsigned i = 0; i < most; i++) {
-        if (entries <= (uint64_t)load_groups(master->segment) * CM_GROUP_CHAINS || !split(master))
+        if (cm_table_is_roomy(load_groups(master->segment), entries) || !split(master))
             return false;
     }
     return true;

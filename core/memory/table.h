@@ -43,8 +43,9 @@ struct cm_found {
 };
 
 /* Reads the entry of that key, expired or not, and copies a value that is no number to `value`, whose
- * contents it replaces (NULL: no copy; nor of an entry that has the version `known`, which 0 is none's). 0, CM_E_NOTFOUND, or CM_E_NOMEMORY where the buffer cannot grow.
- * Never waits, but for a group in the hands of who is writing all the time. */
+ * contents it replaces (NULL: no copy; nor of an entry that has the version `known`, which 0 is none's). 0,
+ * CM_E_NOTFOUND, or CM_E_NOMEMORY where the buffer cannot grow. Never waits, but for a group in the hands of
+ * who is writing all the time. */
 int cm_table_get_unless(struct cm_participant *participant, const struct cm_key *key, uint64_t known,
                         struct cm_buf *value, struct cm_found *found);
 
@@ -124,7 +125,13 @@ void cm_table_relink(struct cm_participant *participant, struct cm_section *sect
 
 /* --- growth: the master's --- */
 
-/* Splits groups while there are more entries than chains, at most `most`. True when there is more to do at
+/* Whether so many groups are enough for the entries: two thirds of one in each chain on the average. Each entry
+ * that a search has to pass is a wait for memory that nobody else uses. */
+static inline bool cm_table_is_roomy(uint64_t groups, uint64_t entries) {
+    return groups * CM_GROUP_CHAINS >= entries + entries / 2;
+}
+
+/* Splits groups while the table is not roomy, at most `most` of them. True when there is more to do at
  * once. A group that is held by somebody, or no memory, ends it for now. */
 bool cm_table_grow(struct cm_participant *master, unsigned most);
 

@@ -259,8 +259,7 @@ static void test_growth(void **state) {
         i += atomic_load(&hunt.shared->workers[i].operations) > 0;
     uint64_t start_us = hunt_now_us();
     while (hunt_now_us() - start_us < 5000000 &&
-           cm_table_entries(&hunt.segment) >
-               CM_GROUP_CHAINS * (uint64_t)atomic_load(&hunt.segment.header->groups)) {
+           !cm_table_is_roomy(atomic_load(&hunt.segment.header->groups), cm_table_entries(&hunt.segment))) {
         cm_table_grow(&hunt.participant, 4);
         sched_yield();
     }
