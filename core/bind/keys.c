@@ -4,8 +4,8 @@
 
 /* --- reads --- */
 
-/* Pushes the key's value, or nil for none; on failure nil, message, code. Gives how many; there may be something
- * else below them. */
+/* Pushes the key's value, or nil for none; on failure nil, message, code. Gives how many; there may be
+ * something else below them. */
 static int push_read(lua_State *L, struct cm_vm *vm, struct cm_bytes key_bytes, uint64_t *version) {
     *version = 0;
     if (vm->detached)
