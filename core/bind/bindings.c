@@ -222,6 +222,7 @@ int cm_bindings_open(lua_State *L) {
     cm_storages_open(L);
     cm_hub_open(L);
     cm_serving_open(L);
+    cm_answers_open(L);
     push_info(L);
     lua_setfield(L, -2, "info");
     return 1;

@@ -7,7 +7,7 @@ enum {
     SET = 8, /* slots that a hash can have: two cache lines */
     FIRST_SLOTS = 256,
     LONGEST_PART = 4, /* of the bound: a longer string is not kept */
-    STAYS = 16, /* what is kept is asked to go that often before it does */
+    STAYS = 16,       /* what is kept is asked to go that often before it does */
     KEPT = 1,
 };
 #define NONE UINT32_MAX
@@ -21,7 +21,8 @@ void cm_known_deinit(struct cm_known *known) {
     *known = (struct cm_known){.strings = LUA_NOREF};
 }
 
-/* The first slot of the hash's set. Groups and chains go by the lowest and the highest bits: these are others. */
+/* The first slot of the hash's set. Groups and chains go by the lowest and the highest bits: these are
+ * others. */
 static uint32_t set_of(const struct cm_known *known, uint64_t hash) {
     return (uint32_t)(hash >> 20) & (known->count - 1) & ~(uint32_t)(SET - 1);
 }
@@ -65,8 +66,8 @@ static void forget(lua_State *L, struct cm_known *known, uint32_t slot) {
     known->slots[slot] = (struct cm_known_slot){0};
 }
 
-/* The slot that the hash has, or is to have; NONE where it has to do without: one that is not kept goes first,
- * and what is kept goes now and then only, or reading one key after the other would drive out all. */
+/* The slot that the hash has, or is to have; NONE where it has to do without: one that is not kept goes
+ * first, and what is kept goes now and then only, or reading one key after the other would drive out all. */
 static uint32_t choose(struct cm_known *known, uint64_t hash) {
     uint32_t first = set_of(known, hash), unkept = NONE;
     for (uint32_t i = first; i < first + SET; i++) {

@@ -5,7 +5,8 @@
 
 #include <lua.h>
 
-/* Adds the functions to the table on top of the stack. For a state of a vm. */
-void cm_serving_open(lua_State *L);
+/* Add the functions to the table on top of the stack. For a state of a vm. */
+void cm_serving_open(lua_State *L); /* servers and requests */
+void cm_answers_open(lua_State *L);
 
 #endif

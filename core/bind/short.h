@@ -17,7 +17,8 @@ int cm_short_give(lua_State *L, int status, lua_KContext kept);
 int cm_short_long(lua_State *L);
 
 /* Whether the caller may wait (scheduler.mayWait) in a process of the cluster. Only then an operation may be
- * done here: it must not depend on the moment whether a call is right. `standing` (or NULL) is the caller's. */
+ * done here: it must not depend on the moment whether a call is right. `standing` (or NULL) is the caller's.
+ */
 bool cm_short_may(lua_State *L, struct cm_vm *vm, struct cm_standing *standing);
 
 /* Gives what has been pushed behind the `arguments`; now and then after a turn of the loop. */

@@ -53,8 +53,8 @@ static bool take_stale(struct cm_lru *lru, struct cm_key key, uint64_t tag, uint
     struct cm_place place;
     cm_cache_lock(lru);
     cm_table_enter(participant, key.hash, &section);
-    bool done = cm_table_find(participant, &section, &key, &place) && cm_record_version(place.record) == tag &&
-                is_past(place_expiry(lru, &place), now_ms);
+    bool done = cm_table_find(participant, &section, &key, &place) &&
+                cm_record_version(place.record) == tag && is_past(place_expiry(lru, &place), now_ms);
     if (done) {
         cm_cache_take_out(lru, &section, &place);
         add(&cache_of(lru)->expirations, 1);

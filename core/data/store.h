@@ -88,8 +88,8 @@ int cm_store_set_many(struct cm_store *store, const struct cm_pair *pairs, size_
 int cm_store_get(struct cm_store *store, struct cm_bytes key, struct cm_buf *buf, struct cm_value *value,
                  uint64_t *version, uint64_t *expires_ms);
 
-/* As above, of a key that the caller has hashed; and bytes whose entry has the version `known` (not 0) are not
- * copied: *value has none then, and *version is that one. */
+/* As above, of a key that the caller has hashed; and bytes whose entry has the version `known` (not 0) are
+ * not copied: *value has none then, and *version is that one. */
 int cm_store_get_unless(struct cm_store *store, const struct cm_key *key, uint64_t known, struct cm_buf *buf,
                         struct cm_value *value, uint64_t *version, uint64_t *expires_ms);
 struct cm_key cm_store_key(const struct cm_store *store, struct cm_bytes key);

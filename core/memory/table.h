@@ -72,8 +72,8 @@ int cm_table_walk(struct cm_participant *participant, uint64_t space, struct cm_
 /* Entries in all: exact when nobody is writing. */
 uint64_t cm_table_entries(const struct cm_segment *segment);
 
-/* Counts what a process that has ended linked or unlinked last, if it had not come to that. The line is the one
- * that it owns still. The master. */
+/* Counts what a process that has ended linked or unlinked last, if it had not come to that. The line is the
+ * one that it owns still. The master. */
 void cm_table_settle_count(const struct cm_segment *segment, uint32_t id, uint32_t line);
 
 /* --- writing: all between enter and leave, by the owner --- */
@@ -90,8 +90,8 @@ struct cm_place {
 void cm_table_enter(struct cm_participant *participant, uint64_t hash, struct cm_section *section);
 /* As above, or false after a short spin. */
 bool cm_table_try(struct cm_participant *participant, uint64_t hash, struct cm_section *section);
-bool cm_table_find(struct cm_participant *participant, const struct cm_section *section, const struct cm_key *key,
-                   struct cm_place *place);
+bool cm_table_find(struct cm_participant *participant, const struct cm_section *section,
+                   const struct cm_key *key, struct cm_place *place);
 /* Tells the processor that the entry of that hash will be looked at soon. Needs no section. */
 void cm_table_prefetch(const struct cm_segment *segment, uint64_t hash);
 /* The cached entry of that hash whose tag has these bits. */
@@ -125,8 +125,8 @@ void cm_table_relink(struct cm_participant *participant, struct cm_section *sect
 
 /* --- growth: the master's --- */
 
-/* Whether so many groups are enough for the entries: two thirds of one in each chain on the average. Each entry
- * that a search has to pass is a wait for memory that nobody else uses. */
+/* Whether so many groups are enough for the entries: two thirds of one in each chain on the average. Each
+ * entry that a search has to pass is a wait for memory that nobody else uses. */
 static inline bool cm_table_is_roomy(uint64_t groups, uint64_t entries) {
     return groups * CM_GROUP_CHAINS >= entries + entries / 2;
 }

@@ -1,6 +1,6 @@
 /* The bare limit that scripts/bench/http is measured against: each of WORKERS processes waits with epoll,
- * receives a request and sends an answer of the same bytes that the others send for /hello, and looks at nothing
- * else. Usage: http_bare PORT WORKERS. Ends on SIGTERM. */
+ * receives a request and sends an answer of the same bytes that the others send for /hello, and looks at
+ * nothing else. Usage: http_bare PORT WORKERS. Ends on SIGTERM. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>

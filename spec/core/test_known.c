@@ -1,4 +1,5 @@
-/* Strings that have been read before: that the right one is handed out, how many are kept, and for how long. */
+/* Strings that have been read before: that the right one is handed out, how many are kept, and for how long.
+ */
 #include <lauxlib.h>
 #include <stdio.h>
 #include <stdlib.h>
