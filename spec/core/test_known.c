@@ -28,11 +28,9 @@ static void *allocate(void *data, void *memory, size_t from, size_t to) {
 }
 
 static int open_world(struct world *world, size_t most_bytes) {
-    world->L = lua_newstate(allocate, NULL);
-    if (!world->L)
-        return CM_E_NOMEMORY;
     cm_known_init(&world->known, most_bytes);
-    return 0;
+    world->L = lua_newstate(allocate, NULL);
+    return world->L ? 0 : CM_E_NOMEMORY;
 }
 
 static void close_world(struct world *world) {
