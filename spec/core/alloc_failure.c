@@ -1,5 +1,7 @@
 #include "spec/core/alloc_failure.h"
 
+#include <stdlib.h>
+
 #include "base/error.h"
 #include "spec/core/test.h"
 
@@ -57,6 +59,15 @@ size_t alloc_failure_arm(size_t nth, int all) {
     persistent = all;
     failures = 0;
     return failed;
+}
+
+void *alloc_failure_lua(void *data, void *memory, size_t from, size_t to) {
+    (void)data;
+    (void)from;
+    if (to)
+        return realloc(memory, to);
+    free(memory);
+    return NULL;
 }
 
 size_t alloc_failure_alive(void) {

@@ -20,6 +20,9 @@ void alloc_failure_each(alloc_failure_fn run, void *data);
  * the number of failures since the last call. */
 size_t alloc_failure_arm(size_t nth, int all);
 
+/* A lua_Alloc that is seen too, which Lua's own is not. */
+void *alloc_failure_lua(void *data, void *memory, size_t from, size_t to);
+
 /* Allocations made and not yet given back. */
 size_t alloc_failure_alive(void);
 

@@ -17,19 +17,9 @@ struct world {
     struct cm_known known;
 };
 
-/* Through this file's realloc and free, which count. */
-static void *allocate(void *data, void *memory, size_t from, size_t to) {
-    (void)data;
-    (void)from;
-    if (to)
-        return realloc(memory, to);
-    free(memory);
-    return NULL;
-}
-
 static int open_world(struct world *world, size_t most_bytes) {
     cm_known_init(&world->known, most_bytes);
-    world->L = lua_newstate(allocate, NULL);
+    world->L = lua_newstate(alloc_failure_lua, NULL);
     return world->L ? 0 : CM_E_NOMEMORY;
 }
 

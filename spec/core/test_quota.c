@@ -17,23 +17,13 @@ struct world {
     struct cm_quota quota;
 };
 
-/* Through this file's realloc and free, which count. */
-static void *allocate(void *data, void *memory, size_t from, size_t to) {
-    (void)data;
-    (void)from;
-    if (to)
-        return realloc(memory, to);
-    free(memory);
-    return NULL;
-}
-
 static int open_libs(lua_State *L) {
     luaL_openlibs(L);
     return 0;
 }
 
 static int start(struct world *world, size_t bound_bytes) {
-    world->L = lua_newstate(allocate, NULL);
+    world->L = lua_newstate(alloc_failure_lua, NULL);
     if (!world->L)
         return CM_E_NOMEMORY;
     lua_pushcfunction(world->L, open_libs);
