@@ -128,30 +128,25 @@ static int native_write(lua_State *L) {
     return 1;
 }
 
-static int push_ok(lua_State *L, int err) {
-    if (err)
-        return cm_requests_push_failure(L, err);
-    lua_pushliteral(L, "OK");
-    return 1;
-}
-
-static int finish(lua_State *L, struct cm_exchange *exchange, struct cm_bytes rest) {
+/* 0, or why it was not all taken. */
+static int finish(struct cm_exchange *exchange, struct cm_bytes rest) {
     int err = cm_exchange_write(exchange, rest);
     if (err && err != CM_E_CLOSED)
         cm_exchange_break(exchange);
     else
         cm_exchange_finish(exchange);
-    return push_ok(L, err);
+    return err;
 }
 
-/* httpFinish(response, chunk) -> "OK" | nil, message, code */
+/* httpFinish(response, chunk) -> response | nil, message, code */
 static int native_finish(lua_State *L) {
     static const char what[] = "finish";
     struct cm_exchange *exchange = answer_of(L, what);
     struct cm_bytes rest = {0};
     if (!lua_isnoneornil(L, 2))
         rest = chunk_of(L, what);
-    return finish(L, exchange, rest);
+    int err = finish(exchange, rest);
+    return err ? cm_requests_push_failure(L, err) : push_response(L);
 }
 
 /* httpJson(response, value) -> likewise */
@@ -171,9 +166,9 @@ static int native_json(lua_State *L) {
         refuse(L, what, "NaN and the infinities are no JSON");
     if (!err)
         err = cm_exchange_field(exchange, cm_bytes_of("Content-Type"), cm_bytes_of("application/json"));
-    if (err)
-        return cm_requests_push_failure(L, err);
-    return finish(L, exchange, cm_buf_view(&vm->value));
+    if (!err)
+        err = finish(exchange, cm_buf_view(&vm->value));
+    return err ? cm_requests_push_failure(L, err) : push_response(L);
 }
 
 /* --- handlers --- */
@@ -199,7 +194,7 @@ static void end_object(lua_State *L, int index) {
     lua_rawseti(L, index, 1);
 }
 
-static void answer_failure(lua_State *L, struct cm_exchange *exchange) {
+static void answer_failure(struct cm_exchange *exchange) {
     static const char text[] = "internal server error\n";
     if (exchange->finished)
         return;
@@ -211,7 +206,7 @@ static void answer_failure(lua_State *L, struct cm_exchange *exchange) {
     exchange->status = INTERNAL_ERROR;
     if (cm_exchange_field(exchange, cm_bytes_of("Content-Type"), cm_bytes_of("text/plain")))
         cm_exchange_break(exchange);
-    finish(L, exchange, cm_bytes_of(text));
+    finish(exchange, cm_bytes_of(text));
 }
 
 /* The handler has ended; an answer that it has not finished is finished. */
@@ -222,7 +217,7 @@ static int end_handler(lua_State *L, int status, lua_KContext context) {
         lua_pushvalue(L, lua_upvalueindex(REPORT));
         lua_insert(L, -2);
         lua_call(L, 1, 0);
-        answer_failure(L, exchange);
+        answer_failure(exchange);
     }
     end_object(L, REQUEST);
     end_object(L, RESPONSE);

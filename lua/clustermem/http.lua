@@ -224,7 +224,7 @@ end
 --- Ends the answer. Never waits. A handler that returns without it is finished for.
 -- @function response:finish
 -- @tparam[opt] string chunk the body, or the last part of it
--- @treturn string "OK"
+-- @return the response
 -- @return nil, message, `closed`: the client is gone
 -- @raise when the answer is finished
 -- @usage response:finish("hello")
@@ -234,7 +234,7 @@ Response.finish = native.httpFinish
 -- array, an empty one an object; bytes that are not UTF-8 become U+FFFD.
 -- @function response:json
 -- @param value anything that is data
--- @treturn string "OK"
+-- @return the response
 -- @return nil, message, code: `closed` (the client is gone), `toolarge` (than --max-value), `nomemory`
 -- @raise on a value that is not data, on NaN and the infinities, or when the answer has begun
 -- @usage response:json { visits = 42 }

@@ -232,6 +232,23 @@ describe("an HTTP server", function()
     assert.matches("false\tapp.lua:%d+: response:json: the value must not be nil", c.out)
   end)
 
+  it("has methods of an answer that chain, to its end", function()
+    local c, port = wire.serve [[
+      serve {
+        handler = function(request, response)
+          if request.path == "/json" then
+            return print(response:status(201):json { 1 } == response)
+          end
+          print(response:header("X-One", 1):write("a"):write("b"):finish("c") == response)
+        end,
+      }
+    ]]
+    assert.matches("^HTTP/1.1 201 .*%[1%]$", wire.exchange(port, get("/json", "Connection: close\r\n")))
+    assert.matches("X%-One: 1\r\n.*\r\n\r\nabc$", wire.exchange(port, get("/", "Connection: close\r\n")))
+    wire.finish(c, port)
+    assert.equal(2, c:count("true\n"), c.err)
+  end)
+
   it("sends status and header fields, several of one name too", function()
     local c, port = wire.serve [[
       serve {
