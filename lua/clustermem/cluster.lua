@@ -152,6 +152,9 @@ function cluster.fork(options, callback)
   return request.complete(callback, native.fork(args, env))
 end
 
+-- The shutdown has begun.
+local stopping = false
+
 local function bind(host, port)
   local sockets = require "clustermem.sockets"
   local fd, id, code = sockets.bind("cluster.bind", host, port)
@@ -160,15 +163,19 @@ local function bind(host, port)
   local handle = port and uv.new_tcp() or uv.new_pipe(false)
   local ok, message
   ok, message, code = handle:open(fd)
-  if ok then return handle end
+  if ok then
+    -- Who is leaving may be started again, and finds it bound still.
+    sockets.onClose(handle, function() if not stopping then sockets.close(id) end end)
+    return handle
+  end
   handle:close()
   sockets.close(id, fd)
   return nil, message, code
 end
 
 --- Gives a socket to listen on, bound once by the master and shared by all processes that ask for the same address: who
--- connects is served by one of them. (w) It stays bound while workers are started again or replaced, and until no
--- process has had it for 15 seconds.
+-- connects is served by one of them. (w) It stays bound while workers are started again or replaced, and until each
+-- process has closed its handle, or no process has had it for 15 seconds.
 -- @tparam string host a name or an address, `"0.0.0.0"` for all; or, without a port, the path of a unix socket. A path
 -- that was left behind by somebody who does not listen any more is taken over.
 -- @tparam[opt] integer port 0 to 65535; 0: a free one, the same for all who ask for 0 (`handle:getsockname().port`)
@@ -255,8 +262,6 @@ local function runShutdown(fn)
   io.stderr:write(errors.format(failure.value, failure.traceback), "\n")
   return false
 end
-
-local stopping = false
 
 -- What is to be told of a stop before the listeners, in the order in which it came: { begin =, drain = }.
 local stops = {}

@@ -55,4 +55,32 @@ function sockets.close(id, fd)
   native.unbind(id)
 end
 
+-- luv's handles that have such a socket: what to do when one is closed.
+local onClose = setmetatable({}, { __mode = "k" })
+
+local function watching(close)
+  return function(handle, ...)
+    close(handle, ...)
+    local fn = onClose[handle]
+    onClose[handle] = nil
+    if fn then fn() end
+  end
+end
+
+local watched = {}
+
+-- Puts a function that sees the call in the place of the table's `close`, once.
+local function watch(functions)
+  if watched[functions] then return end
+  watched[functions] = true
+  functions.close = watching(functions.close)
+end
+
+--- Has `fn` called when luv's handle is closed.
+function sockets.onClose(handle, fn)
+  watch(require "luv")
+  watch(getmetatable(handle).__index)
+  onClose[handle] = fn
+end
+
 return sockets

@@ -140,6 +140,34 @@ describe("cluster.bind", function()
     assert.equal(#expected, i)
   end)
 
+  it("closes a socket when the last handle of it is closed, while its process goes on", function()
+    local c = clusters.start { workers = 2, app = [[
+      local uv = require "luv"
+      local handle, twice = assert(cluster.bind("127.0.0.1", 0)), assert(cluster.bind("127.0.0.1", 0))
+      local port = handle:getsockname().port
+      for _, each in ipairs { handle, twice } do each:listen(1, function() end) end
+      local function isFree()
+        local tcp = uv.new_tcp()
+        local free = tcp:bind("127.0.0.1", port) and tcp:listen(1, function() end)
+        tcp:close()
+        return free == 0
+      end
+      memory.increment "bound"
+      while memory.get "bound" < 2 do task.sleep(1) end
+      assert(not isFree())
+      handle:close(function() print "closed" end)
+      memory.increment "closed"
+      while memory.get "closed" < 2 do task.sleep(1) end
+      assert(not isFree())
+      uv.close(twice)
+      while not isFree() do task.sleep(5) end
+      print "free"
+    ]] }
+    assert.equal(0, c:waitExit(), c.err)
+    assert.equal(2, c:count("closed\n"))
+    assert.equal(2, c:count("free\n"))
+  end)
+
   it("closes a socket that no process has had for a while", function()
     local c = clusters.start { workers = 0, limit = 60000, boot = [[
       cluster.on("exit", function(worker, code) print("gone", worker.id, code) end)
@@ -163,7 +191,7 @@ describe("cluster.bind", function()
       local handle = assert(cluster.bind("127.0.0.1", 0))
       memory.set("port", handle:getsockname().port)
       handle:listen(1, function() end)
-      handle:close()
+      cluster.exit(0)
     ]] } }
     assert.equal(0, c:waitExit(), c.err)
     assert.matches("gone\t1\t0\n", c.out)
