@@ -44,12 +44,13 @@ void cm_known_push(lua_State *L, const struct cm_known *known, uint32_t slot) {
     lua_rawgeti(L, -1, (lua_Integer)slot + 1);
 }
 
-/* Begins anew with so many slots. Without memory it stays without any. */
+/* Begins anew with so many slots. Without memory it stays without any. The table comes first: making it may
+ * run finalizers, which may read and come here too. */
 static void begin(lua_State *L, struct cm_known *known, uint32_t count) {
+    lua_createtable(L, (int)count, 0);
     free(known->slots);
     luaL_unref(L, LUA_REGISTRYINDEX, known->strings);
     cm_known_init(known, known->most_bytes);
-    lua_createtable(L, (int)count, 0);
     known->strings = luaL_ref(L, LUA_REGISTRYINDEX);
     known->slots = calloc(count, sizeof *known->slots);
     known->count = known->slots ? count : 0;

@@ -38,7 +38,7 @@ uint64_t cm_known_find(const struct cm_known *known, uint64_t hash, uint32_t *sl
 void cm_known_push(lua_State *L, const struct cm_known *known, uint32_t slot);
 
 /* The string on top of the stack has been read from the entry of that hash and version. May raise a Lua
- * memory error. Runs no finalizers. */
+ * memory error. May run finalizers. */
 void cm_known_note(lua_State *L, struct cm_known *known, uint64_t hash, uint64_t version);
 
 #endif

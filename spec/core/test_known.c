@@ -50,7 +50,9 @@ static bool read_key(struct world *world, uint64_t n, uint64_t version, size_t l
     lua_State *L = world->L;
     int top = lua_gettop(L);
     uint32_t slot;
+    lua_gc(L, LUA_GCSTOP); /* garbage is collected where the note allocates */
     const char *expected = content(L, n, version, len);
+    lua_gc(L, LUA_GCRESTART);
     bool known = cm_known_find(&world->known, hash_of(n), &slot) == version;
     if (known) {
         cm_known_push(L, &world->known, slot);
@@ -148,6 +150,38 @@ static void it_is_never_another_string(void **state) {
     close_world(&world);
 }
 
+static int read_and_come_again(lua_State *L) {
+    struct world *world = lua_touserdata(L, lua_upvalueindex(1));
+    for (uint64_t n = 0; n < 4; n++)
+        for (int i = 0; i < 2; i++)
+            read_key(world, n, 2, 12000);
+    lua_newuserdatauv(L, 0, 0);
+    lua_pushvalue(L, lua_upvalueindex(2));
+    lua_setmetatable(L, -2);
+    return 0;
+}
+
+/* What runs while the garbage of a new beginning is collected reads, too. */
+static void a_finalizer_that_reads_leaves_nothing_behind(void **state) {
+    (void)state;
+    struct world world;
+    size_t alive = alloc_failure_alive();
+    assert_int_equal(open_world(&world, BOUND_BYTES), 0);
+    lua_gc(world.L, LUA_GCGEN, 1, 1);
+    lua_newtable(world.L);
+    lua_pushlightuserdata(world.L, &world);
+    lua_pushvalue(world.L, -2);
+    lua_pushcclosure(world.L, read_and_come_again, 2);
+    lua_pushvalue(world.L, -1);
+    lua_setfield(world.L, -3, "__gc");
+    lua_call(world.L, 0, 0);
+    for (uint64_t n = 0; n < 2000; n++)
+        for (int i = 0; i < 2; i++)
+            read_key(&world, n, 2, 12000);
+    close_world(&world);
+    assert_int_equal(alloc_failure_alive(), alive);
+}
+
 static int read_some(lua_State *L) {
     struct world *world = lua_touserdata(L, 1);
     lua_settop(L, 0);
@@ -183,6 +217,7 @@ int main(void) {
         cmocka_unit_test(over_the_bound_it_begins_anew),
         cmocka_unit_test(it_grows_and_holds_what_is_read_often),
         cmocka_unit_test(it_is_never_another_string),
+        cmocka_unit_test(a_finalizer_that_reads_leaves_nothing_behind),
         cmocka_unit_test(it_is_whole_when_memory_is_short),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
