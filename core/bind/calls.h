@@ -155,8 +155,11 @@ static inline int forward(lua_State *L, struct cm_vm *vm, const struct cm_writer
 }
 
 /* Whether a short form (bind/short) may write here and now. */
+static inline bool may_write(lua_State *L, struct cm_vm *vm) {
+    return !must_forward(vm) && !vm->clears && cm_short_may(L, vm, NULL);
+}
 static inline bool is_short(lua_State *L, struct cm_vm *vm, struct cm_bytes *key) {
-    return is_key(L, 1, key) && !must_forward(vm) && !vm->clears && cm_short_may(L, vm, NULL);
+    return is_key(L, 1, key) && may_write(L, vm);
 }
 
 #endif

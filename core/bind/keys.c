@@ -4,37 +4,56 @@
 
 /* --- reads --- */
 
-/* Pushes the key's value, or nil for none; on failure nil, message, code. Gives how many; there may be
- * something else below them. */
-static int push_read(lua_State *L, struct cm_vm *vm, struct cm_bytes key_bytes, uint64_t *version) {
+/* Pushes what a key holds that is known, if it stands. */
+static bool push_known(lua_State *L, struct cm_vm *vm, const struct cm_known_slot *slot, uint64_t *version) {
+    struct cm_number number;
+    if (slot->spot.is_number && cm_store_number_at(&vm->store, &slot->spot, &number, version)) {
+        push_number(L, number);
+        return true;
+    }
+    if (slot->spot.is_number || !cm_table_stands(&vm->segment, &slot->spot))
+        return false;
+    *version = slot->spot.version;
+    cm_known_push(L, &vm->known, slot);
+    return true;
+}
+
+/* Pushes the value of the key at that index, or nil for none; on failure nil, message, code. Gives how many;
+ * there may be something else below them. */
+static int push_read(lua_State *L, struct cm_vm *vm, int index, const char *what, uint64_t *version) {
     *version = 0;
+    struct cm_known_slot *slot = vm->detached ? NULL : cm_known_find(L, &vm->known, index);
+    if (slot && push_known(L, vm, slot, version))
+        return 1;
+    struct cm_bytes key_bytes = check_key(L, index, what);
     if (vm->detached)
         return push_found(L, vm, CM_E_CLOSED, NULL);
     struct cm_key key = cm_store_key(&vm->store, key_bytes);
-    uint32_t slot;
-    uint64_t known = cm_known_find(&vm->known, key.hash, &slot);
+    uint64_t known = slot && !slot->spot.is_number ? slot->spot.version : 0;
     struct cm_value value;
-    int err = cm_store_get_unless(&vm->store, &key, known, &vm->value, &value, version, NULL);
+    struct cm_spot spot;
+    int err = cm_store_get_unless(&vm->store, &key, known, &vm->value, &value, version, &spot);
     if (!err && known && *version == known) {
+        slot->spot = spot;
         cm_known_push(L, &vm->known, slot);
         return 1;
     }
     int pushed = push_found(L, vm, err, &value);
-    if (!err && lua_type(L, -1) == LUA_TSTRING)
-        cm_known_note(L, &vm->known, key.hash, *version);
+    if (!err && (lua_type(L, -1) == LUA_TSTRING || lua_type(L, -1) == LUA_TNUMBER))
+        cm_known_note(L, &vm->known, index, &spot);
     return pushed;
 }
 
 /* get(key) -> value | nil */
 static int native_get(lua_State *L) {
     uint64_t version;
-    return push_read(L, cm_vm_of(L), check_key(L, 1, "get"), &version);
+    return push_read(L, cm_vm_of(L), 1, "get", &version);
 }
 
 /* getVersioned(key) -> value, version | nil, 0 */
 static int native_get_versioned(lua_State *L) {
     uint64_t version;
-    int pushed = push_read(L, cm_vm_of(L), check_key(L, 1, "getVersioned"), &version);
+    int pushed = push_read(L, cm_vm_of(L), 1, "getVersioned", &version);
     if (pushed > 1)
         return pushed;
     lua_pushinteger(L, (lua_Integer)version);
@@ -55,7 +74,7 @@ static int native_get_many(lua_State *L) {
     for (lua_Unsigned i = 1; i <= count; i++) {
         lua_rawgeti(L, 1, (lua_Integer)i);
         uint64_t version;
-        int pushed = push_read(L, vm, check_key(L, result + 1, "getMany"), &version);
+        int pushed = push_read(L, vm, result + 1, "getMany", &version);
         if (pushed > 1)
             return pushed;
         if (lua_gettop(L) > result + 2)
@@ -406,15 +425,21 @@ static int short_increment(lua_State *L) {
     int arguments = lua_gettop(L);
     struct cm_number delta = {.integer = 1};
     struct cm_number sum;
-    uint64_t version;
     if (arguments == 2 && lua_type(L, 2) == LUA_TNUMBER)
         delta = to_number(L, 2);
     else if (arguments != 1)
         return cm_short_long(L);
-    if (!is_short(L, vm, &key) ||
-        cm_store_increment(&vm->store, key, delta, (struct cm_number){0}, 0, &sum, &version))
+    struct cm_known_slot *slot = cm_known_find(L, &vm->known, 1);
+    if (slot && slot->spot.is_number && may_write(L, vm) &&
+        cm_store_add_at(&vm->store, &slot->spot, delta, &sum)) {
+        push_number(L, sum);
+        return cm_short_finish(L, vm, arguments);
+    }
+    struct cm_spot spot;
+    if (!is_short(L, vm, &key) || cm_store_add(&vm->store, key, delta, &spot, &sum))
         return cm_short_long(L);
     push_number(L, sum);
+    cm_known_note(L, &vm->known, 1, &spot);
     return cm_short_finish(L, vm, arguments);
 }
 

@@ -1,8 +1,8 @@
-/* Strings that this process has read, so that one that has not changed is not copied again: Lua's strings
- * never change, and the one that is there is handed out. What it was read from is known by the hash of its
- * key and the version of its entry: keys of one hash are in one group, where no version comes twice
- * (core/memory/table). A string is kept from its second reading on, for what is read once and never again is
- * most of what there is. One Lua state's. */
+/* Keys that this process reads or increments again and again: what they held, and where. A key is known by
+ * its Lua string, which is kept, so no other one has its address. As long as an entry stands where it was
+ * (cm_table_stands) the key need not be hashed or searched for, and a string that it holds is handed out
+ * again: Lua's strings never change. A key is kept from its second use on, for what is read once and never
+ * again is most of what there is. One Lua state's. */
 #ifndef CM_BIND_KNOWN_H
 #define CM_BIND_KNOWN_H
 
@@ -11,18 +11,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "memory/table.h"
+
 enum { CM_KNOWN_MOST_SLOTS = 1 << 14, CM_KNOWN_MOST_BYTES = 4 << 20 };
 
 struct cm_known_slot {
-    uint64_t hash;
-    uint64_t version; /* 0: nothing; its lowest bit, which no version has: the string is kept */
+    uintptr_t key;       /* the string's address; 0: nothing; + 1: it is not kept */
+    struct cm_spot spot; /* of a number, or of a string, which lies in `strings` */
 };
 
 struct cm_known {
     struct cm_known_slot *slots; /* NULL: none yet */
     uint32_t count;              /* of slots, a power of 2 */
     uint32_t crowded;            /* how often there was no room */
-    int strings;                 /* registry reference: a slot's number + 1 -> its string */
+    int strings;                 /* registry reference: a slot's number + 1 -> its value; + count: its key */
     size_t bytes;                /* of strings that are kept */
     size_t most_bytes;
 };
@@ -30,15 +32,14 @@ struct cm_known {
 void cm_known_init(struct cm_known *known, size_t most_bytes);
 void cm_known_deinit(struct cm_known *known);
 
-/* The version of the string that is kept for the hash, which is what `slot` is then the place of; 0: none is.
- */
-uint64_t cm_known_find(const struct cm_known *known, uint64_t hash, uint32_t *slot);
-/* Pushes the string at that place, and below it the table that has it: who returns the string needs not drop
- * that. */
-void cm_known_push(lua_State *L, const struct cm_known *known, uint32_t slot);
+/* The slot of the key at that index, if it is a string and kept; else NULL. */
+struct cm_known_slot *cm_known_find(lua_State *L, const struct cm_known *known, int index);
+/* Pushes the string that the key has held, and below it the table that has it: who returns the string needs
+ * not drop that. */
+void cm_known_push(lua_State *L, const struct cm_known *known, const struct cm_known_slot *slot);
 
-/* The string on top of the stack has been read from the entry of that hash and version. May raise a Lua
- * memory error. May run finalizers. */
-void cm_known_note(lua_State *L, struct cm_known *known, uint64_t hash, uint64_t version);
+/* The key at that index holds what is on top of the stack, a string or a number, in the entry of that spot.
+ * Raises nothing. May run finalizers. */
+void cm_known_note(lua_State *L, struct cm_known *known, int index, const struct cm_spot *spot);
 
 #endif

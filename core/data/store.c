@@ -282,31 +282,52 @@ int cm_store_set_many(struct cm_store *store, const struct cm_pair *pairs, size_
     return err;
 }
 
-int cm_store_get_unless(struct cm_store *store, const struct cm_key *key, uint64_t known, struct cm_buf *buf,
-                        struct cm_value *value, uint64_t *version, uint64_t *expires_ms) {
-    struct cm_found found;
+static int get(struct cm_store *store, const struct cm_key *key, uint64_t known, struct cm_buf *buf,
+               struct cm_value *value, struct cm_found *found) {
     int err = bad_key(key->bytes)
                   ? CM_E_NOTFOUND
-                  : cm_table_get_unless(store->participant, key, known, value ? buf : NULL, &found);
-    if (!err && cm_store_is_over(store, found.expires_ms))
+                  : cm_table_get_unless(store->participant, key, known, value ? buf : NULL, found);
+    if (!err && cm_store_is_over(store, found->expires_ms))
         err = CM_E_NOTFOUND;
-    if (version)
-        *version = err ? 0 : found.version;
-    if (err)
-        return err;
-    if (value && cm_kind_is_number(found.kind))
-        *value = (struct cm_value){.is_number = true, .number = number_of(found.kind, found.number)};
-    else if (value)
+    if (!err && value && cm_kind_is_number(found->kind))
+        *value = (struct cm_value){.is_number = true, .number = number_of(found->kind, found->number)};
+    else if (!err && value)
         *value = (struct cm_value){.bytes = cm_buf_view(buf)};
-    if (expires_ms)
-        *expires_ms = found.expires_ms;
-    return 0;
+    return err;
 }
 
 int cm_store_get(struct cm_store *store, struct cm_bytes key_bytes, struct cm_buf *buf,
                  struct cm_value *value, uint64_t *version, uint64_t *expires_ms) {
     struct cm_key key = cm_store_key(store, key_bytes);
-    return cm_store_get_unless(store, &key, 0, buf, value, version, expires_ms);
+    struct cm_found found;
+    int err = get(store, &key, 0, buf, value, &found);
+    if (version)
+        *version = err ? 0 : found.version;
+    if (!err && expires_ms)
+        *expires_ms = found.expires_ms;
+    return err;
+}
+
+int cm_store_get_unless(struct cm_store *store, const struct cm_key *key, uint64_t known, struct cm_buf *buf,
+                        struct cm_value *value, uint64_t *version, struct cm_spot *spot) {
+    struct cm_found found;
+    int err = get(store, key, known, buf, value, &found);
+    *version = err ? 0 : found.version;
+    if (!err)
+        *spot = cm_table_spot(store->participant->segment, &found);
+    if (err || found.expires_ms)
+        spot->word = CM_SPOT_NEVER;
+    return err;
+}
+
+bool cm_store_number_at(const struct cm_store *store, const struct cm_spot *spot, struct cm_number *number,
+                        uint64_t *version) {
+    struct cm_found found;
+    if (!cm_table_number_at(store->participant->segment, spot, &found))
+        return false;
+    *number = number_of(found.kind, found.number);
+    *version = found.version;
+    return true;
 }
 
 int cm_store_remove(struct cm_store *store, struct cm_bytes key_bytes, const struct cm_change *change,
@@ -374,6 +395,7 @@ struct increment {
     uint64_t offset;     /* of an entry appended for it; 0: none */
     bool linked;         /* that one counts */
     bool wants_entry;    /* one is needed: nothing has been changed */
+    struct cm_spot spot; /* where the number is, if it has been changed in its place */
 };
 
 static int increment_once(struct cm_store *store, const struct cm_key *key, struct increment *increment,
@@ -389,8 +411,13 @@ static int increment_once(struct cm_store *store, const struct cm_key *key, stru
     increment->linked = !err && !in_place && increment->offset;
     increment->wants_entry = !err && !in_place && !increment->offset;
     if (in_place) {
-        *version = cm_table_store_number(participant, &section, &place, bits_of(*sum),
-                                         cm_record_expiry(place.record));
+        uint64_t expiry = cm_record_expiry(place.record);
+        *version = cm_table_store_number(participant, &section, &place, bits_of(*sum), expiry);
+        if (!expiry)
+            increment->spot = (struct cm_spot){.word = cm_word(section.sequence, 0),
+                                               .offset = place.offset,
+                                               .line = section.line,
+                                               .is_number = true};
     } else if (increment->linked) {
         struct cm_record *record = cm_record_at(participant->segment, increment->offset);
         cm_record_set_number(record, kind_of(*sum), bits_of(*sum));
@@ -402,15 +429,18 @@ static int increment_once(struct cm_store *store, const struct cm_key *key, stru
     return err;
 }
 
-int cm_store_increment(struct cm_store *store, struct cm_bytes key_bytes, struct cm_number delta,
-                       struct cm_number initial, uint64_t expires_ms, struct cm_number *sum,
-                       uint64_t *version) {
+/* As cm_store_increment. *spot: where the number is, or CM_SPOT_NEVER. */
+static int increment_at(struct cm_store *store, struct cm_bytes key_bytes, struct cm_number delta,
+                        struct cm_number initial, uint64_t expires_ms, struct cm_number *sum,
+                        uint64_t *version, struct cm_spot *spot) {
+    spot->word = CM_SPOT_NEVER;
     if (bad_key(key_bytes))
         return CM_E_BADVALUE;
     if (!is_slot(store, key_bytes))
         return increment_bytes(store, key_bytes, delta, initial, expires_ms, sum, version);
     struct cm_key key = cm_store_key(store, key_bytes);
-    struct increment increment = {.delta = delta, .initial = initial, .expires_ms = expires_ms};
+    struct increment increment = {
+        .delta = delta, .initial = initial, .expires_ms = expires_ms, .spot = *spot};
     int err = increment_once(store, &key, &increment, sum, version);
     if (increment.wants_entry) {
         struct cm_pair pair = {key_bytes, {.is_number = true, .number = *sum}};
@@ -424,10 +454,41 @@ int cm_store_increment(struct cm_store *store, struct cm_bytes key_bytes, struct
         else
             cm_append_rewind(store->participant);
     }
+    *spot = increment.spot;
     if (!err)
         cm_store_tell(store, key_bytes, *version, CM_CAUSE_SET,
                       &(struct cm_value){.is_number = true, .number = *sum});
     return err;
+}
+
+int cm_store_increment(struct cm_store *store, struct cm_bytes key, struct cm_number delta,
+                       struct cm_number initial, uint64_t expires_ms, struct cm_number *sum,
+                       uint64_t *version) {
+    struct cm_spot spot;
+    return increment_at(store, key, delta, initial, expires_ms, sum, version, &spot);
+}
+
+int cm_store_add(struct cm_store *store, struct cm_bytes key, struct cm_number delta, struct cm_spot *spot,
+                 struct cm_number *sum) {
+    uint64_t version;
+    return increment_at(store, key, delta, (struct cm_number){0}, 0, sum, &version, spot);
+}
+
+bool cm_store_add_at(struct cm_store *store, struct cm_spot *spot, struct cm_number delta,
+                     struct cm_number *sum) {
+    struct cm_participant *participant = store->participant;
+    struct cm_section section;
+    struct cm_place place;
+    if (!cm_table_reenter(participant, spot, &section, &place))
+        return false;
+    if (cm_watch_any(participant->segment) || add_to(&place, true, delta, delta, sum) ||
+        place.shape.kind != kind_of(*sum)) {
+        cm_section_leave(&section);
+        return false;
+    }
+    cm_table_store_number(participant, &section, &place, bits_of(*sum), 0);
+    spot->word = cm_word(section.sequence, 0);
+    return true;
 }
 
 int cm_store_expire(struct cm_store *store, struct cm_bytes key_bytes, uint64_t expires_ms) {

@@ -89,10 +89,14 @@ int cm_store_get(struct cm_store *store, struct cm_bytes key, struct cm_buf *buf
                  uint64_t *version, uint64_t *expires_ms);
 
 /* As above, of a key that the caller has hashed; and bytes whose entry has the version `known` (not 0) are
- * not copied: *value has none then, and *version is that one. */
+ * not copied: *value has none then, and *version is that one. *spot is where the entry is: as long as it
+ * stands, the key has this value. CM_SPOT_NEVER in it where the value has an expiry. */
 int cm_store_get_unless(struct cm_store *store, const struct cm_key *key, uint64_t known, struct cm_buf *buf,
-                        struct cm_value *value, uint64_t *version, uint64_t *expires_ms);
+                        struct cm_value *value, uint64_t *version, struct cm_spot *spot);
 struct cm_key cm_store_key(const struct cm_store *store, struct cm_bytes key);
+/* The number there, and its version, if it stands. */
+bool cm_store_number_at(const struct cm_store *store, const struct cm_spot *spot, struct cm_number *number,
+                        uint64_t *version);
 
 /* Removes the entry and gives the version of that change, or 0 where there was none. 0, or CM_E_CONFLICT; of
  * the conditions only the version and the fence count. Needs no memory. */
@@ -106,6 +110,15 @@ int cm_store_remove(struct cm_store *store, struct cm_bytes key, const struct cm
 int cm_store_increment(struct cm_store *store, struct cm_bytes key, struct cm_number delta,
                        struct cm_number initial, uint64_t expires_ms, struct cm_number *sum,
                        uint64_t *version);
+
+/* As above; a nothing is a 0 that never expires; and *spot says afterwards where the number is, as in
+ * cm_store_get_unless. */
+int cm_store_add(struct cm_store *store, struct cm_bytes key, struct cm_number delta, struct cm_spot *spot,
+                 struct cm_number *sum);
+/* Adds to the number there, and has *spot stand again. False: it does not stand, or somebody listens for
+ * something, or the sum is of another kind, or none; nothing has been done. Not the master's. */
+bool cm_store_add_at(struct cm_store *store, struct cm_spot *spot, struct cm_number delta,
+                     struct cm_number *sum);
 
 /* Changes the expiry, which takes no version. 0 or CM_E_NOTFOUND. Needs no memory. */
 int cm_store_expire(struct cm_store *store, struct cm_bytes key, uint64_t expires_ms);

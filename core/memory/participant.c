@@ -66,16 +66,20 @@ static void name_section(struct cm_participant *participant, uint32_t line) {
                           memory_order_release);
 }
 
-/* The swap acquires what the last owner released when it cleared its name: all it stored is seen here. */
-static bool take(struct cm_participant *participant, _Atomic uint64_t *at, uint64_t *word) {
-    *word = atomic_load_explicit(at, memory_order_relaxed);
-    if (cm_word_owner(*word) ||
-        !atomic_compare_exchange_strong_explicit(at, word, *word | participant->id, memory_order_acq_rel,
+/* Takes the line from that word, which has no owner; *word is what it was. The swap acquires what the last
+ * owner released when it cleared its name: all it stored is seen here. */
+static bool take_from(const struct cm_participant *participant, _Atomic uint64_t *at, uint64_t *word) {
+    if (!atomic_compare_exchange_strong_explicit(at, word, *word | participant->id, memory_order_acq_rel,
                                                  memory_order_relaxed))
         return false;
     CM_FENCE_AFTER_SWAP();
     CM_FAULT("group-taken");
     return true;
+}
+
+static bool take(const struct cm_participant *participant, _Atomic uint64_t *at, uint64_t *word) {
+    *word = atomic_load_explicit(at, memory_order_relaxed);
+    return !cm_word_owner(*word) && take_from(participant, at, word);
 }
 
 /* One step of waiting for the line. */
@@ -126,6 +130,18 @@ bool cm_section_try(struct cm_participant *participant, uint32_t line, struct cm
         cm_pause();
     }
     return false;
+}
+
+bool cm_section_retake(struct cm_participant *participant, uint32_t line, uint64_t word,
+                       struct cm_section *section) {
+    _Atomic uint64_t *at = cm_segment_word(participant->segment, line);
+    if (!at || atomic_load_explicit(at, memory_order_relaxed) != word)
+        return false;
+    name_section(participant, line);
+    if (!take_from(participant, at, &word))
+        return false;
+    *section = (struct cm_section){at, line, cm_word_sequence(word)};
+    return true;
 }
 
 /* Release: a reader that loads the new sequence (acquire) sees the stores before it, and one that copied

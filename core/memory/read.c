@@ -26,13 +26,34 @@ static void note_found(const struct cm_place *place, const struct cm_group *grou
                                .expires_ms = load(&place->record->expires_ms),
                                .value_len = place->shape.value_len,
                                .group = group,
-                               .sequence = sequence};
+                               .sequence = sequence,
+                               .offset = place->offset};
     if (cm_kind_is_number(kind))
         found->number = load(place->record->payload);
 }
 
 bool cm_table_unchanged(const struct cm_found *found) {
     return unchanged(found->group, found->sequence);
+}
+
+struct cm_spot cm_table_spot(const struct cm_segment *segment, const struct cm_found *found) {
+    bool is_number = cm_kind_is_number(found->kind);
+    return (struct cm_spot){.word = cm_word(found->sequence, 0),
+                            .offset = is_number ? found->offset : found->version,
+                            .line = (uint32_t)(found->group - segment->groups),
+                            .is_number = is_number};
+}
+
+bool cm_table_number_at(const struct cm_segment *segment, const struct cm_spot *spot,
+                        struct cm_found *found) {
+    const struct cm_record *record = cm_record_at(segment, spot->offset);
+    if (!record || !cm_table_stands(segment, spot))
+        return false;
+    *found = (struct cm_found){.kind = cm_record_shape(record).kind,
+                               .number = cm_record_number(record),
+                               .version = cm_record_version(record)};
+    return unchanged(&segment->groups[spot->line], cm_word_sequence(spot->word)) &&
+           cm_kind_is_number(found->kind);
 }
 
 /* --- long values: copied at leisure, while hazards name their chunks --- */

@@ -99,6 +99,15 @@ void cm_table_enter(struct cm_participant *participant, uint64_t hash, struct cm
     }
 }
 
+bool cm_table_reenter(struct cm_participant *participant, const struct cm_spot *spot,
+                      struct cm_section *section, struct cm_place *place) {
+    struct cm_record *record = cm_record_at(participant->segment, spot->offset);
+    if (!record || !cm_section_retake(participant, spot->line, spot->word, section))
+        return false;
+    *place = (struct cm_place){.record = record, .offset = spot->offset, .shape = cm_record_shape(record)};
+    return true;
+}
+
 bool cm_table_try(struct cm_participant *participant, uint64_t hash, struct cm_section *section) {
     for (;;) {
         uint32_t index = index_of(participant->segment, hash);
@@ -273,6 +282,7 @@ void cm_table_store_expiry(struct cm_participant *participant, struct cm_section
     CM_FAULT("expiry-noted");
     store(&place->record->expires_ms, expires_ms);
     note_expiry(participant, place->offset, expires_ms);
+    cm_section_publish(participant, section);
     cm_section_leave(section);
 }
 

@@ -31,6 +31,25 @@ static inline struct cm_key cm_table_key(const struct cm_segment *segment, struc
     return cm_table_key_in(segment, CM_SPACE_KEYS, bytes);
 }
 
+/* What to know an entry by that was found in a group: as long as the group has that word, in which nobody
+ * owns it, nothing in it has changed. */
+struct cm_spot {
+    uint64_t word; /* CM_SPOT_NEVER: no group has it */
+    union {
+        uint64_t offset;  /* a number's */
+        uint64_t version; /* of bytes */
+    };
+    uint32_t line;
+    bool is_number;
+};
+#define CM_SPOT_NEVER UINT64_MAX
+
+/* Whether that is so still. Not while somebody owns the group, who may have linked what others have read by
+ * now. Acquire: what is read after it is no older. */
+static inline bool cm_table_stands(const struct cm_segment *segment, const struct cm_spot *spot) {
+    return atomic_load_explicit(&segment->groups[spot->line].word, memory_order_acquire) == spot->word;
+}
+
 /* What a read found. */
 struct cm_found {
     enum cm_kind kind;   /* CM_KIND_INTEGER, CM_KIND_FLOAT, else bytes */
@@ -40,7 +59,13 @@ struct cm_found {
     size_t value_len;
     const struct cm_group *group; /* for cm_table_unchanged */
     uint64_t sequence;
+    uint64_t offset;
 };
+struct cm_spot cm_table_spot(const struct cm_segment *segment, const struct cm_found *found);
+
+/* Reads the number there: its kind, bits and version, all of one moment. False: it does not stand any more.
+ */
+bool cm_table_number_at(const struct cm_segment *segment, const struct cm_spot *spot, struct cm_found *found);
 
 /* Reads the entry of that key, expired or not, and copies a value that is no number to `value`, whose
  * contents it replaces (NULL: no copy; nor of an entry that has the version `known`, which 0 is none's). 0,
@@ -92,6 +117,10 @@ void cm_table_enter(struct cm_participant *participant, uint64_t hash, struct cm
 bool cm_table_try(struct cm_participant *participant, uint64_t hash, struct cm_section *section);
 bool cm_table_find(struct cm_participant *participant, const struct cm_section *section,
                    const struct cm_key *key, struct cm_place *place);
+/* Owns the group of a number that stands, which is where it was. False: it does not, or somebody else came
+ * first. */
+bool cm_table_reenter(struct cm_participant *participant, const struct cm_spot *spot,
+                      struct cm_section *section, struct cm_place *place);
 /* Tells the processor that the entry of that hash will be looked at soon. Needs no section. */
 void cm_table_prefetch(const struct cm_segment *segment, uint64_t hash);
 /* The cached entry of that hash whose tag has these bits. */
@@ -107,7 +136,7 @@ uint64_t cm_table_unlink(struct cm_participant *participant, struct cm_section *
 /* Of a number of the same kind. */
 uint64_t cm_table_store_number(struct cm_participant *participant, struct cm_section *section,
                                const struct cm_place *place, uint64_t bits, uint64_t expires_ms);
-/* Takes no version. */
+/* Takes no version, but the sequence moves on: what was kept of the entry knew of no expiry. */
 void cm_table_store_expiry(struct cm_participant *participant, struct cm_section *section,
                            const struct cm_place *place, uint64_t expires_ms);
 

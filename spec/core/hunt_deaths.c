@@ -122,7 +122,8 @@ struct content {
 
 struct operation {
     const char *name;
-    enum { SET, SET_ABSENT, INCREMENT, REMOVE, EXPIRE } how; /* SET_ABSENT: fails where something is there */
+    /* SET_ABSENT: fails where something is there. INCREMENT_AT: where it is known to be */
+    enum { SET, SET_ABSENT, INCREMENT, INCREMENT_AT, REMOVE, EXPIRE } how;
     bool long_key;
     unsigned keys; /* so many, one after the other */
     struct content before;
@@ -155,6 +156,7 @@ static const struct operation operations[] = {
     {"set bytes for number", SET, false, 48, INTEGER(5), BYTES_OF(MIDDLE_BYTES, 2)},
     {"increment, new", INCREMENT, false, 48, NONE, INTEGER(2)},
     {"increment in place", INCREMENT, false, 8, INTEGER(5), INTEGER(7)},
+    {"increment where it stands", INCREMENT_AT, false, 8, INTEGER(5), INTEGER(7)},
     {"increment to a float", INCREMENT, false, 48, INTEGER(5), HALVES(13)},
     {"increment under a long key, new", INCREMENT, true, 8, NONE, INTEGER(2)},
     {"increment under a long key", INCREMENT, true, 8, INTEGER(5), INTEGER(7)},
@@ -220,6 +222,21 @@ static int set_content(struct cm_store *store, struct cm_bytes key, unsigned i, 
     return cm_store_set(store, key, &value, change, version);
 }
 
+static int increment_at(struct cm_store *store, struct cm_bytes key_bytes, struct cm_number delta,
+                        uint64_t *version) {
+    struct cm_key key = cm_store_key(store, key_bytes);
+    struct cm_number sum;
+    struct cm_spot spot;
+    for (;;) {
+        struct cm_value value;
+        int err = cm_store_get_unless(store, &key, 0, NULL, &value, version, &spot);
+        if (err || cm_store_add_at(store, &spot, delta, &sum)) {
+            *version = cm_word_sequence(spot.word);
+            return err;
+        }
+    }
+}
+
 static int operate(struct cm_store *store, const struct operation *operation, unsigned i, uint64_t *version) {
     struct hunt_key key;
     victim_key(&key, operation->long_key, i);
@@ -239,6 +256,8 @@ static int operate(struct cm_store *store, const struct operation *operation, un
         if (after->is_float)
             delta = (struct cm_number){.is_float = true, .real = 1.5};
         return cm_store_increment(store, key.bytes, delta, zero, 0, &sum, version);
+    case INCREMENT_AT:
+        return increment_at(store, key.bytes, delta, version);
     case REMOVE:
         return cm_store_remove(store, key.bytes, &(struct cm_change){0}, version);
     case EXPIRE:

@@ -1,5 +1,5 @@
-/* Strings that have been read before: that the right one is handed out, how many are kept, and for how long.
- */
+/* Keys that are used again and again: that the right thing is known of each, how many are kept, and for how
+ * long. */
 #include <lauxlib.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +10,7 @@
 #include "spec/core/alloc_failure.h"
 #include "spec/core/test.h"
 
-enum { BOUND_BYTES = 100000 };
+enum { BOUND_BYTES = 100000, KEY_BYTES = 5 };
 
 struct world {
     lua_State *L;
@@ -41,27 +41,42 @@ static const char *content(lua_State *L, uint64_t n, uint64_t version, size_t le
     return lua_tostring(L, -1);
 }
 
-static uint64_t hash_of(uint64_t n) {
-    return random_next(&n);
-}
-
-/* As core/bind/keys reads. Whether it was known. */
+/* As core/bind/keys reads, with a version for what stands. Whether it was known. */
 static bool read_key(struct world *world, uint64_t n, uint64_t version, size_t len) {
     lua_State *L = world->L;
     int top = lua_gettop(L);
-    uint32_t slot;
     lua_gc(L, LUA_GCSTOP); /* garbage is collected where the note allocates */
+    lua_pushfstring(L, "key %d", (int)n);
     const char *expected = content(L, n, version, len);
     lua_gc(L, LUA_GCRESTART);
-    bool known = cm_known_find(&world->known, hash_of(n), &slot) == version;
+    const struct cm_known_slot *slot = cm_known_find(L, &world->known, top + 1);
+    bool known = slot && !slot->spot.is_number && slot->spot.version == version;
     if (known) {
         cm_known_push(L, &world->known, slot);
         assert_string_equal(lua_tostring(L, -1), expected);
     } else {
-        cm_known_note(L, &world->known, hash_of(n), version);
+        cm_known_note(L, &world->known, top + 1, &(struct cm_spot){.version = version});
     }
     lua_settop(L, top);
     assert_true(world->known.bytes <= world->known.most_bytes);
+    return known;
+}
+
+/* As it increments, with the number itself for its place. Whether it was known. */
+static bool add_one(struct world *world, uint64_t n, uint64_t number) {
+    lua_State *L = world->L;
+    int top = lua_gettop(L);
+    lua_gc(L, LUA_GCSTOP);
+    lua_pushfstring(L, "key %d", (int)n);
+    lua_gc(L, LUA_GCRESTART);
+    struct cm_known_slot *slot = cm_known_find(L, &world->known, top + 1);
+    bool known = slot && slot->spot.is_number;
+    lua_pushinteger(L, (lua_Integer)number);
+    if (known)
+        assert_int_equal(slot->spot.offset++, number);
+    else
+        cm_known_note(L, &world->known, top + 1, &(struct cm_spot){.offset = number + 1, .is_number = true});
+    lua_settop(L, top);
     return known;
 }
 
@@ -71,14 +86,48 @@ static void a_string_is_kept_from_its_second_reading_on(void **state) {
     assert_int_equal(open_world(&world, BOUND_BYTES), 0);
     assert_false(read_key(&world, 1, 2, 100));
     assert_false(read_key(&world, 1, 2, 100));
-    assert_int_equal(world.known.bytes, 100);
+    assert_int_equal(world.known.bytes, 100 + KEY_BYTES);
     for (int i = 0; i < 3; i++)
         assert_true(read_key(&world, 1, 2, 100));
     assert_false(read_key(&world, 1, 4, 200)); /* another version: the old one is gone */
-    assert_int_equal(world.known.bytes, 0);
-    assert_false(read_key(&world, 1, 4, 200));
+    assert_int_equal(world.known.bytes, 200 + KEY_BYTES);
     assert_true(read_key(&world, 1, 4, 200));
-    assert_int_equal(world.known.bytes, 200);
+    close_world(&world);
+}
+
+static void a_number_is_kept_from_its_second_use_on_and_changes_places_with_strings(void **state) {
+    (void)state;
+    struct world world;
+    assert_int_equal(open_world(&world, BOUND_BYTES), 0);
+    for (uint64_t i = 0; i < 5; i++)
+        assert_int_equal(add_one(&world, 1, i), i > 1);
+    assert_int_equal(world.known.bytes, KEY_BYTES);
+    assert_false(read_key(&world, 1, 2, 100));
+    assert_true(read_key(&world, 1, 2, 100));
+    assert_int_equal(world.known.bytes, 100 + KEY_BYTES);
+    for (uint64_t i = 7; i < 10; i++)
+        assert_int_equal(add_one(&world, 1, i), i > 7);
+    assert_int_equal(world.known.bytes, KEY_BYTES);
+    close_world(&world);
+}
+
+/* A key is its string, which is another one when the first one is garbage: what is kept is not, and what is
+ * not kept is taken for another one's at most once. */
+static void a_kept_key_is_no_garbage(void **state) {
+    (void)state;
+    struct world world;
+    assert_int_equal(open_world(&world, BOUND_BYTES), 0);
+    read_key(&world, 1, 2, 100);
+    read_key(&world, 1, 2, 100);
+    for (uint64_t n = 2; n < 200; n++) {
+        lua_gc(world.L, LUA_GCCOLLECT);
+        assert_false(read_key(&world, n, 2, 100));
+        assert_true(read_key(&world, 1, 2, 100));
+    }
+    lua_pushstring(world.L, "key 1");
+    assert_non_null(cm_known_find(world.L, &world.known, -1));
+    lua_pushlightuserdata(world.L, (void *)(uintptr_t)lua_topointer(world.L, -1));
+    assert_null(cm_known_find(world.L, &world.known, -1));
     close_world(&world);
 }
 
@@ -87,9 +136,11 @@ static void what_is_too_long_is_not_kept(void **state) {
     struct world world;
     assert_int_equal(open_world(&world, BOUND_BYTES), 0);
     for (int i = 0; i < 4; i++)
-        assert_false(read_key(&world, 1, 2, BOUND_BYTES / 4 + 1));
+        assert_false(read_key(&world, 1, 2, BOUND_BYTES / 4 - KEY_BYTES + 1));
     for (int i = 0; i < 4; i++)
-        assert_int_equal(read_key(&world, 2, 2, BOUND_BYTES / 4), i > 1);
+        assert_int_equal(read_key(&world, 2, 2, BOUND_BYTES / 4 - KEY_BYTES), i > 1);
+    assert_false(read_key(&world, 2, 4, BOUND_BYTES / 4 - KEY_BYTES + 1));
+    assert_int_equal(world.known.bytes, 0);
     close_world(&world);
 }
 
@@ -213,6 +264,8 @@ static void it_is_whole_when_memory_is_short(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_string_is_kept_from_its_second_reading_on),
+        cmocka_unit_test(a_number_is_kept_from_its_second_use_on_and_changes_places_with_strings),
+        cmocka_unit_test(a_kept_key_is_no_garbage),
         cmocka_unit_test(what_is_too_long_is_not_kept),
         cmocka_unit_test(over_the_bound_it_begins_anew),
         cmocka_unit_test(it_grows_and_holds_what_is_read_often),

@@ -52,6 +52,8 @@ static void bytes_of(const struct expected *expected, uint8_t *bytes) {
 struct world {
     struct stores stores;
     struct expected expected[KEYS];
+    struct cm_spot spots[KEYS]; /* where each was when it was last looked for */
+    uint64_t added;             /* to numbers that stood */
     uint64_t random;
     size_t most_len;
     uint32_t refused;
@@ -71,12 +73,41 @@ static struct cm_store *some_store(void) {
 
 /* --- checks --- */
 
+/* An entry that stands is what its key has, for ever, and is known again whatever has moved meanwhile. */
+static void check_spot(size_t n, struct cm_spot *spot) {
+    static struct cm_buf buf;
+    uint8_t space[SPACE_BYTES];
+    struct cm_store *store = some_store();
+    const struct expected *expected = &world.expected[n];
+    struct cm_value value;
+    uint64_t version;
+    if (cm_table_stands(&world.stores.segment, spot)) {
+        assert_true(expected->there && !expected->expires_ms);
+        assert_int_equal(spot->is_number, expected->is_number);
+        if (spot->is_number) {
+            assert_true(cm_store_number_at(store, spot, &value.number, &version));
+            assert_true(same_number(value.number, expected->number));
+            assert_int_equal(version, expected->version);
+        } else {
+            assert_int_equal(spot->version, expected->version);
+        }
+    }
+    struct cm_key key = cm_store_key(store, key_of(n, space));
+    uint64_t known = spot->is_number ? 0 : spot->version;
+    int err = cm_store_get_unless(store, &key, known, &buf, &value, &version, spot);
+    assert_int_equal(cm_table_stands(&world.stores.segment, spot), !err && !expected->expires_ms);
+    if (!err && known && known == expected->version)
+        assert_int_equal(buf.len, 0);
+    cm_buf_deinit(&buf);
+}
+
 static void check_key(size_t n) {
     static struct cm_buf buf;
     static uint8_t bytes[MOST_BYTES];
     uint8_t space[SPACE_BYTES];
     struct cm_value value;
     uint64_t version = 99, expires_ms;
+    check_spot(n, &world.spots[n]);
     int err = cm_store_get(some_store(), key_of(n, space), &buf, &value, &version, &expires_ms);
     const struct expected *expected = &world.expected[n];
     if (err)
@@ -257,6 +288,15 @@ static void increment(size_t n) {
         expected = cm_number_add(base, delta, &expected_sum);
     uint64_t version;
     uint32_t seat = some_seat();
+    struct cm_spot *spot = &world.spots[n];
+    if (seat && spot->is_number && cm_store_add_at(&world.stores.seats[seat].store, spot, delta, &sum)) {
+        assert_true(lives(n) && old->is_number && old->number.is_float == sum.is_float && !expected);
+        assert_true(same_number(sum, expected_sum) || (isnan(sum.real) && isnan(expected_sum.real)));
+        world.expected[n].number = sum;
+        take_version(n, cm_word_sequence(spot->word));
+        world.added++;
+        return;
+    }
     int err = cm_store_increment(&world.stores.seats[seat].store, key_of(n, space), delta, initial,
                                  next.expires_ms, &sum, &version);
     if (err == CM_E_NOMEMORY && seat)
@@ -463,6 +503,8 @@ static void act(void) {
 
 static int begin(uint64_t total_bytes, size_t most_len, uint64_t seed) {
     world = (struct world){.random = seed, .most_len = most_len};
+    for (size_t n = 0; n < KEYS; n++)
+        world.spots[n].word = CM_SPOT_NEVER;
     return stores_open(&world.stores, total_bytes, 4, 3);
 }
 
@@ -477,6 +519,7 @@ static void random_operations_match_an_array(void **state) {
         }
         check_all();
         assert_int_equal(world.refused, 0);
+        assert_true(world.added > 20);
         for (size_t n = 0; n < KEYS; n++)
             drop(n, &(struct cm_change){0});
         stores_turn(UINT64_MAX);

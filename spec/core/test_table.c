@@ -1660,6 +1660,97 @@ static void a_walk_meets_once_whoever_stays_while_threads_come_and_go(void **sta
 
 /* --- expiry, and records that move */
 
+static struct cm_spot spot_of(struct cm_key key) {
+    struct cm_found found;
+    assert_int_equal(cm_table_get(&other, &key, NULL, &found), 0);
+    struct cm_spot spot = cm_table_spot(&segment, &found);
+    assert_true(cm_table_stands(&segment, &spot));
+    return spot;
+}
+
+/* What others may have read by now is not to be denied: so nothing stands from where its group is taken,
+ * before any change can be seen, and again only if there was none. */
+static void an_entry_stands_until_its_group_is_taken_for_a_change(void **state) {
+    (void)state;
+    struct key_room room;
+    struct cm_key key = key_of(1, &room);
+    struct cm_section section;
+    struct cm_place place;
+    put_bytes(&one, key, cm_bytes_of("value"));
+    struct cm_spot spot = spot_of(key);
+    cm_table_enter(&one, key.hash, &section);
+    assert_false(cm_table_stands(&segment, &spot));
+    cm_section_leave(&section);
+    assert_true(cm_table_stands(&segment, &spot));
+
+    cm_table_enter(&one, key.hash, &section);
+    assert_true(cm_table_find(&one, &section, &key, &place));
+    cm_table_store_expiry(&one, &section, &place, 0);
+    assert_false(cm_table_stands(&segment, &spot));
+
+    spot = spot_of(key);
+    uint64_t version = put_bytes(&one, key, cm_bytes_of("another"));
+    assert_false(cm_table_stands(&segment, &spot));
+
+    spot = spot_of(key);
+    assert_int_equal(spot.version, version);
+    cm_append_close(&one);
+    struct cm_found found;
+    assert_int_equal(cm_table_get(&other, &key, NULL, &found), 0);
+    move_chunk(&master, (uint32_t)cm_segment_chunk_of(&segment, found.offset));
+    assert_false(cm_table_stands(&segment, &spot));
+
+    spot = spot_of(key);
+    struct key_room other_room;
+    for (uint64_t n = 2; n < 1000; n++)
+        put_number(&one, key_of(n, &other_room), n, false);
+    while (cm_table_grow(&master, 1)) {
+    }
+    assert_false(cm_table_stands(&segment, &spot));
+
+    spot = spot_of(key);
+    assert_int_equal(spot.version, version);
+    drop(&one, key);
+    assert_false(cm_table_stands(&segment, &spot));
+}
+
+static void a_number_that_stands_is_read_and_entered_without_a_search(void **state) {
+    (void)state;
+    struct key_room room;
+    struct cm_key key = key_of(1, &room);
+    struct cm_section section;
+    struct cm_place place;
+    struct cm_found found;
+    uint64_t version = put_number(&one, key, 7, false);
+    struct cm_spot first = spot_of(key), spot = first;
+    assert_true(cm_table_number_at(&segment, &spot, &found));
+    assert_int_equal(found.kind, CM_KIND_INTEGER);
+    assert_int_equal(found.number, 7);
+    assert_int_equal(found.version, version);
+
+    assert_true(cm_table_reenter(&one, &spot, &section, &place));
+    assert_int_equal(place.shape.kind, CM_KIND_INTEGER);
+    assert_false(cm_table_reenter(&other, &spot, &section, &place));
+    assert_false(cm_table_number_at(&segment, &spot, &found));
+    version = cm_table_store_number(&one, &section, &place, 8, 0);
+    assert_false(cm_table_reenter(&other, &spot, &section, &place));
+    assert_false(cm_table_number_at(&segment, &spot, &found));
+
+    spot.word = cm_word(version, 0);
+    assert_true(cm_table_number_at(&segment, &spot, &found));
+    assert_int_equal(found.number, 8);
+    assert_int_equal(found.version, version);
+    /* No group's word, no place in the segment: nothing is there. */
+    struct cm_spot wrong[] = {spot, spot, spot};
+    wrong[0].word = CM_SPOT_NEVER;
+    wrong[1].offset = segment.layout.total_bytes;
+    wrong[2].word = first.word;
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        assert_false(cm_table_number_at(&segment, &wrong[i], &found));
+        assert_false(cm_table_reenter(&one, &wrong[i], &section, &place));
+    }
+}
+
 static void an_expiry_takes_no_version_and_is_noted_at_the_chunk(void **state) {
     (void)state;
     struct key_room room;
@@ -1900,6 +1991,8 @@ int main(void) {
         SMALL(a_walk_lists_what_starts_with_the_prefix),
         LARGE(a_walk_meets_once_whoever_stays_while_threads_come_and_go),
         SMALL(an_expiry_takes_no_version_and_is_noted_at_the_chunk),
+        SMALL(an_entry_stands_until_its_group_is_taken_for_a_change),
+        SMALL(a_number_that_stands_is_read_and_entered_without_a_search),
         SMALL(a_moved_record_is_the_same_entry),
         SMALL(nothing_leads_to_what_is_not_linked),
         SMALL(fragments_are_found_without_following_their_list),
