@@ -27,14 +27,15 @@ static struct cm_known_slot *set_of(const struct cm_known *known, uintptr_t key)
     return &known->slots[(uint32_t)(mixed >> 32) & (known->count - 1) & ~(uint32_t)(SET - 1)];
 }
 
-/* 0: it is no string. Not for their contents' addresses, which would have to be loaded. */
+/* 0: it is no string. */
 static uintptr_t address_of(lua_State *L, int index) {
     return lua_type(L, index) == LUA_TSTRING ? (uintptr_t)lua_topointer(L, index) : 0;
 }
 
+/* Nothing else has a string's address, but a light userdata that a C library had made of it. */
 struct cm_known_slot *cm_known_find(lua_State *L, const struct cm_known *known, int index) {
-    uintptr_t key = address_of(L, index);
-    if (!known->slots || !key)
+    uintptr_t key = (uintptr_t)lua_topointer(L, index);
+    if (!known->slots || !key || key & UNKEPT)
         return NULL;
     struct cm_known_slot *first = set_of(known, key);
     unsigned which = 0;

@@ -32,7 +32,7 @@ struct cm_known {
 void cm_known_init(struct cm_known *known, size_t most_bytes);
 void cm_known_deinit(struct cm_known *known);
 
-/* The slot of the key at that index, if it is a string and kept; else NULL. */
+/* The slot of the key at that index, if it is kept; else NULL. */
 struct cm_known_slot *cm_known_find(lua_State *L, const struct cm_known *known, int index);
 /* Pushes the string that the key has held, and below it the table that has it: who returns the string needs
  * not drop that. */

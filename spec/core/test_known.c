@@ -124,9 +124,9 @@ static void a_kept_key_is_no_garbage(void **state) {
         assert_false(read_key(&world, n, 2, 100));
         assert_true(read_key(&world, 1, 2, 100));
     }
-    lua_pushstring(world.L, "key 1");
-    assert_non_null(cm_known_find(world.L, &world.known, -1));
-    lua_pushlightuserdata(world.L, (void *)(uintptr_t)lua_topointer(world.L, -1));
+    lua_pushnil(world.L);
+    assert_null(cm_known_find(world.L, &world.known, -1));
+    lua_newtable(world.L);
     assert_null(cm_known_find(world.L, &world.known, -1));
     close_world(&world);
 }
