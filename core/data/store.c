@@ -313,8 +313,7 @@ int cm_store_get_unless(struct cm_store *store, const struct cm_key *key, uint64
     struct cm_found found;
     int err = get(store, key, known, buf, value, &found);
     *version = err ? 0 : found.version;
-    if (!err)
-        *spot = cm_table_spot(store->participant->segment, &found);
+    *spot = err ? (struct cm_spot){0} : cm_table_spot(store->participant->segment, &found);
     if (err || found.expires_ms)
         spot->word = CM_SPOT_NEVER;
     return err;
@@ -433,7 +432,7 @@ static int increment_once(struct cm_store *store, const struct cm_key *key, stru
 static int increment_at(struct cm_store *store, struct cm_bytes key_bytes, struct cm_number delta,
                         struct cm_number initial, uint64_t expires_ms, struct cm_number *sum,
                         uint64_t *version, struct cm_spot *spot) {
-    spot->word = CM_SPOT_NEVER;
+    *spot = (struct cm_spot){.word = CM_SPOT_NEVER, .is_number = true};
     if (bad_key(key_bytes))
         return CM_E_BADVALUE;
     if (!is_slot(store, key_bytes))
