@@ -1045,9 +1045,12 @@ static void *work_on(void *data) {
     struct cm_store *store = &plain.seats[worker->seat].store;
     uint64_t random = worker->seat, version;
     struct cm_buf buf = {0};
-    const struct cm_number one = {.integer = 1}, zero = {0};
-    struct cm_number sum;
+    const struct cm_number one = {.integer = 1};
+    struct cm_number sum, now;
+    struct cm_spot spots[SHARED_KEYS];
     char space[32];
+    for (size_t i = 0; i < SHARED_KEYS; i++)
+        spots[i] = (struct cm_spot){.word = CM_SPOT_NEVER};
     while (!atomic_load(&over)) {
         size_t n = random_below(&random, OWN_KEYS), shared = random_below(&random, SHARED_KEYS);
         switch (random_below(&random, 6)) {
@@ -1066,11 +1069,16 @@ static void *work_on(void *data) {
             worker->version[n] = version ? version : worker->version[n];
             worker->len[n] = 0;
             break;
-        case 3:
-            if (cm_store_increment(store, (struct cm_bytes){(const uint8_t *)"shared" + shared, 6 - shared},
-                                   one, zero, 0, &sum, &version) == 0)
+        case 3: {
+            struct cm_bytes key = {(const uint8_t *)"shared" + shared, 6 - shared};
+            bool stood = cm_store_add_at(store, &spots[shared], one, &sum);
+            if (stood || cm_store_add(store, key, one, &spots[shared], &sum) == 0)
                 worker->increments[shared]++;
+            /* Others may have added to it meanwhile, or moved it; nobody takes anything away. */
+            worker->faults +=
+                cm_store_number_at(store, &spots[shared], &now, &version) && now.integer < sum.integer;
             break;
+        }
         case 4: {
             /* What nobody looks for expires, and is swept. */
             struct cm_value value = {.bytes = {(const uint8_t *)space, 20}};
