@@ -1,7 +1,7 @@
 #include "cluster/outbox.h"
 
+#include <poll.h>
 #include <sched.h>
-#include <sys/epoll.h>
 
 /* While an idle handle is active the loop does not wait, whoever posts: also another prepare handle that is
  * called after ours. */
@@ -27,11 +27,11 @@ static void end_wait(struct cm_outbox *outbox) {
     outbox->waits_ns = outbox->heard_ns = outbox->looked_ns = 0;
 }
 
-/* Until the loop has something to do. Others on this core go first: who is waited for may be among them. */
+/* Until the loop has something to do. Others on this core go first: who is waited for may be among them. With
+ * poll, which takes no event away: one that libuv has asked to be told of once would be lost to it. */
 static void look(struct cm_outbox *outbox) {
-    int fd = uv_backend_fd(outbox->loop);
-    struct epoll_event event;
-    while (outbox->looked_ns < outbox->patience.most_ns && epoll_wait(fd, &event, 1, 0) == 0) {
+    struct pollfd backend = {.fd = uv_backend_fd(outbox->loop), .events = POLLIN};
+    while (outbox->looked_ns < outbox->patience.most_ns && poll(&backend, 1, 0) == 0) {
         sched_yield();
         outbox->looked_ns = uv_hrtime() - outbox->waits_ns;
     }
