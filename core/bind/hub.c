@@ -4,6 +4,7 @@
 #include "bind/calls.h"
 #include "bind/replies.h"
 #include "data/mailbox.h"
+#include "wire/mail.h"
 
 /* Values come one after the other, each with its length; nil, which is no data, is one of no bytes. */
 
@@ -204,7 +205,7 @@ struct message {
     uint64_t ticket;
     uint32_t sender;
     size_t charge;
-    struct cm_bytes parts[3]; /* hub, type, data */
+    struct cm_bytes parts[CM_MAIL_PARTS];
 };
 
 static int push_message(lua_State *L) {
@@ -212,21 +213,18 @@ static int push_message(lua_State *L) {
     lua_pushinteger(L, (lua_Integer)message->ticket);
     lua_pushinteger(L, message->sender);
     lua_pushinteger(L, (lua_Integer)message->charge);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < CM_MAIL_PARTS; i++)
         lua_pushlstring(L, (const char *)message->parts[i].data, message->parts[i].len);
     return 6;
 }
 
 int cm_hub_message(struct cm_vm *vm, struct cm_bytes payload) {
-    struct cm_reader reader;
-    cm_reader_init(&reader, payload);
-    struct message message = {.ticket = cm_read_u64(&reader)};
-    message.sender = cm_read_u32(&reader);
-    message.charge = cm_reader_left(&reader) + CM_MAIL_CHARGE_BYTES;
-    for (int i = 0; i < 3; i++)
-        message.parts[i] = cm_read_bytes(&reader);
-    if (cm_reader_end(&reader))
+    struct message message;
+    struct cm_bytes mail;
+    if (cm_delivery_read(payload, &message.ticket, &message.sender, &mail) ||
+        cm_mail_split(mail, message.parts))
         return CM_E_BADFRAME;
+    message.charge = mail.len + CM_MAIL_CHARGE_BYTES;
     if (!cm_replies_try_push(vm, push_message, &message, 6))
         cm_vm_fail(vm, cm_bytes_of("not enough memory for a message that has come"));
     cm_vm_call(vm, CM_VM_HOOK_MESSAGE, 6, NULL);

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "wire/mail.h"
 #include "wire/message.h"
 #include "wire/ops.h"
 
@@ -145,36 +146,22 @@ static size_t find_receivers(struct cm_hub *hub, uint8_t to, uint32_t id, uint32
 
 /* --- what processes send: a payload is taken for hostile --- */
 
-/* False: it makes no sense. The body is what receivers get: the hub's name, the type and the data. */
-static bool read_mail(struct cm_bytes payload, struct cm_mail *mail, uint8_t *to, uint32_t *id) {
-    struct cm_reader reader;
-    cm_reader_init(&reader, payload);
-    *to = cm_read_u8(&reader);
-    *id = cm_read_u32(&reader);
-    mail->timeout_ms = cm_read_u64(&reader);
-    mail->body = (struct cm_bytes){reader.next, cm_reader_left(&reader)};
-    struct cm_bytes hub = cm_read_bytes(&reader);
-    struct cm_bytes type = cm_read_bytes(&reader);
-    cm_read_bytes(&reader);
-    return cm_reader_end(&reader) == 0 && *to <= CM_HUB_TO_RANDOM && mail->timeout_ms <= CM_TTL_MAX_MS &&
-           hub.len <= CM_HUB_NAME_MAX_BYTES && type.len <= CM_HUB_TYPE_MAX_BYTES &&
-           !(mail->asks && *to == CM_HUB_TO_ALL);
-}
-
 int cm_hub_post(struct cm_hub *hub, struct cm_process *process, const struct cm_frame *frame) {
     struct cm_mail mail = {.seat = process->dead ? 0 : process->seat,
                            .request = cm_frame_number(frame),
                            .sender = process->id,
                            .asks = frame->op == CM_OP_HUB_ASK};
-    uint8_t to;
-    uint32_t id;
-    if (!read_mail(frame->payload, &mail, &to, &id))
+    struct cm_post post;
+    if (cm_post_read(frame->payload, mail.asks, &post))
         return CM_E_BADFRAME;
     if (mail.asks && process->dead)
         return 0;
-    size_t count = find_receivers(hub, to, id, process->seat);
-    int err = count || to == CM_HUB_TO_ALL ? cm_mailboxes_post(&hub->mailboxes, &mail, hub->receivers, count)
-                                           : CM_E_NOPEER;
+    mail.timeout_ms = post.timeout_ms;
+    mail.body = post.mail; /* receivers get all of it */
+    size_t count = find_receivers(hub, post.to, post.process, process->seat);
+    int err = count || post.to == CM_HUB_TO_ALL
+                  ? cm_mailboxes_post(&hub->mailboxes, &mail, hub->receivers, count)
+                  : CM_E_NOPEER;
     look_later(hub);
     if (!err || process->dead)
         return 0;
@@ -197,41 +184,19 @@ int cm_hub_workers(struct cm_hub *hub, struct cm_process *process, const struct 
                         : cm_process_reply(process, frame->op, frame->id, cm_buf_view(&hub->reply));
 }
 
-/* Whether an answer is one. The asker decodes the values, or finds that they are none. */
-static bool is_answer(struct cm_bytes bytes) {
-    struct cm_reader reader;
-    cm_reader_init(&reader, bytes);
-    switch (cm_read_u8(&reader)) {
-    case CM_HUB_ANSWERED:
-        for (uint32_t left = cm_read_count(&reader, 4); left; left--)
-            cm_read_bytes(&reader);
-        return cm_reader_end(&reader) == 0;
-    case CM_HUB_FAILED:
-        cm_read_bytes(&reader);
-        return cm_reader_end(&reader) == 0;
-    case CM_HUB_NO_HANDLER:
-        return cm_reader_end(&reader) == 0;
-    default:
-        return false;
-    }
-}
-
 int cm_hub_answer(struct cm_hub *hub, struct cm_process *process, const struct cm_frame *frame) {
-    struct cm_reader reader;
-    cm_reader_init(&reader, frame->payload);
-    uint64_t ticket = cm_read_u64(&reader);
-    struct cm_bytes bytes = {reader.next, cm_reader_left(&reader)};
-    if (!ticket || !is_answer(bytes))
-        return CM_E_BADFRAME;
-    cm_mailboxes_answer(&hub->mailboxes, process->seat, ticket, bytes);
-    return 0;
+    uint64_t ticket;
+    struct cm_bytes outcome;
+    int err = cm_outcome_read(frame->payload, &ticket, &outcome);
+    if (!err)
+        cm_mailboxes_answer(&hub->mailboxes, process->seat, ticket, outcome);
+    return err;
 }
 
 int cm_hub_done(struct cm_hub *hub, struct cm_process *process, const struct cm_frame *frame) {
-    struct cm_reader reader;
-    cm_reader_init(&reader, frame->payload);
-    uint64_t bytes = cm_read_u64(&reader);
-    return cm_reader_end(&reader) ? CM_E_BADFRAME : cm_mailboxes_done(&hub->mailboxes, process->seat, bytes);
+    uint64_t bytes;
+    int err = cm_done_read(frame->payload, &bytes);
+    return err ? err : cm_mailboxes_done(&hub->mailboxes, process->seat, bytes);
 }
 
 void cm_hub_on_gone(struct cm_hub *hub, uint32_t seat) {
