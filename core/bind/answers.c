@@ -216,7 +216,8 @@ static int end_handler(lua_State *L, int status, lua_KContext context) {
     if (status != LUA_OK && status != LUA_YIELD) {
         lua_pushvalue(L, lua_upvalueindex(REPORT));
         lua_insert(L, -2);
-        lua_call(L, 1, 0);
+        if (lua_pcall(L, 1, 0, 0) != LUA_OK) /* a script may have closed or replaced what it writes to */
+            lua_pop(L, 1);
         answer_failure(exchange);
     }
     end_object(L, REQUEST);

@@ -259,15 +259,17 @@ enum MHD_Result cm_exchange_advance(struct cm_exchange *exchange, const struct c
 static void keep(struct cm_exchange *exchange) {
     collect(exchange);
     cm_exchange_remote(exchange, exchange->remote);
-    exchange->connection = NULL;
-    exchange->all->events->on_progress(exchange);
 }
 
 void cm_exchange_end(struct cm_exchange *exchange, bool cut) {
+    bool held = exchange->held;
     exchange->cut = cut;
-    if (exchange->held)
+    if (held)
         keep(exchange);
-    else
+    exchange->connection = NULL;
+    if (exchange->asked) /* whose owner may have dropped it, and left somebody waiting */
+        exchange->all->events->on_progress(exchange);
+    if (!held)
         release(exchange);
 }
 

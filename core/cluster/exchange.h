@@ -27,7 +27,8 @@ struct cm_exchange_events {
     /* A request is there: with its body, or (streamed) when its head has come. The owner may answer now or
      * later. It is called by libmicrohttpd, which must not be left by longjmp. */
     void (*on_request)(struct cm_exchange *exchange);
-    /* Somebody who waits for the exchange should look at it again. */
+    /* Somebody who waits for the exchange should look at it again; also, a last time, where it was dropped
+     * and its request ends now. */
     void (*on_progress)(struct cm_exchange *exchange);
 };
 

@@ -135,6 +135,7 @@ local function read(request)
     local chunk, message, code = native.httpRead(exchangeOf("request:read", request))
     if math.type(chunk) ~= "integer" then return chunk, message, code end
     waitFor(request, chunk)
+    if not request[1] then return nil, "request:read: the handler has returned", "closed" end
   end
 end
 
@@ -143,7 +144,7 @@ end
 -- @function request:read
 -- @tparam[opt] function callback
 -- @treturn string a chunk, in the pieces in which they come; nil at the end
--- @return nil, message, `closed`: the client is gone, or the answer has begun
+-- @return nil, message, `closed`: the client is gone, the answer has begun, or the handler has returned meanwhile
 -- @raise without `stream`, or after the handler has returned
 -- @usage for chunk in function() return request:read() end do file:write(chunk) end
 function methods.read(request, callback)

@@ -367,6 +367,15 @@ describe("an HTTP server", function()
     wire.finish(c, port)
   end)
 
+  it("answers 500 also where there is no standard error any more to say it on", function()
+    local c, port = wire.serve [[
+      io.stderr = nil
+      serve { handler = function() error "on purpose" end }
+    ]]
+    for _ = 1, 2 do assert.equal(500, (wire.ask(port, get("/")))) end
+    wire.finish(c, port)
+  end)
+
   it("answers 500 for a handler that raises, says where on standard error, and lives on", function()
     local c, port = wire.serve [[
       cluster.on("error", function() print "listener" end)

@@ -308,4 +308,32 @@ describe("a streamed request", function()
     socket:close()
     wire.finish(c, port)
   end)
+
+  it("wakes what its handler has left waiting, when the client is gone", function()
+    local c, port = wire.serve [[
+      serve {
+        stream = true,
+        handler = function(request, response)
+          if request.path == "/read" then
+            request:read(function(...) print("read", (select(3, ...))) end)
+          else
+            response:write(("x"):rep(10000000), function(...) print("written", ... == response) end)
+          end
+          print("returned")
+        end,
+      }
+    ]]
+    local socket = connect(port)
+    socket:push(post("/read", "hello"):sub(1, -6))
+    c:waitFor("returned\n")
+    socket:close()
+    c:waitFor("read\tclosed\n")
+    socket = connect(port)
+    socket:pause()
+    socket:send(get("/write"))
+    c:waitFor("returned\n.*returned\n")
+    socket:close()
+    c:waitFor("written\ttrue\n")
+    wire.finish(c, port)
+  end)
 end)
