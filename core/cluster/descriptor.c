@@ -1,8 +1,18 @@
 #include "cluster/descriptor.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+
+enum {
+    OWN = 32,        /* for the loop, signals, the memory, and a process that is being started */
+    OF_PROCESS = 2,  /* its frames, and its descriptors */
+    PARTS = 5,       /* a storage has three open files; and some may be closing while others open */
+    LEAST_SHARE = 8, /* below that nothing would work, and the system says why */
+    MOST_SHARE = 1024,
+};
 
 /* Packets, so that each descriptor stays one. */
 int cm_descriptor_pipe(int ends[2]) {
@@ -57,4 +67,25 @@ int cm_descriptor_take(int pipe) {
     int fd;
     memcpy(&fd, CMSG_DATA(head), sizeof fd);
     return fd;
+}
+
+static uint64_t open_files(void) {
+    struct rlimit limit;
+    return getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : 0;
+}
+
+uint32_t cm_descriptor_share(uint32_t seats) {
+    uint64_t limit = open_files(), reserved = OWN + OF_PROCESS * (uint64_t)seats;
+    uint64_t share = limit > reserved ? (limit - reserved) / PARTS : 0;
+    return share < LEAST_SHARE ? LEAST_SHARE : share > MOST_SHARE ? MOST_SHARE : (uint32_t)share;
+}
+
+const char *cm_descriptor_refusal(uint32_t share, const char *what) {
+    static char text[160];
+    int len = snprintf(text, sizeof text, "%u %s are open in this cluster, which are all that it may have",
+                       share, what);
+    if (share < MOST_SHARE)
+        snprintf(text + len, sizeof text - (size_t)len, " with %llu open files (ulimit -n)",
+                 (unsigned long long)open_files());
+    return text;
 }

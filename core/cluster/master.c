@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "cluster/cgroup.h"
 #include "cluster/changes.h"
+#include "cluster/descriptor.h"
 #include "cluster/handlers.h"
 #include "cluster/hub.h"
 #include "cluster/locks.h"
@@ -385,7 +386,7 @@ int cm_master_run(const struct cm_options *options) {
         cm_memory_deinit(&master.memory);
         return 1;
     }
-    cm_sockets_init(&master.sockets);
+    cm_sockets_init(&master.sockets, cm_descriptor_share(master.memory.segment.layout.seats));
     master.memory.on_short = on_short;
     master.memory.on_locks = on_locks;
     master.memory.on_round = on_round;

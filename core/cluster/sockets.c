@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -29,6 +30,8 @@ struct bound_socket {
     uint32_t id;
     int fd;
     struct address address; /* as it was asked for */
+    dev_t device;           /* where it has a path: of what that led to when it was bound */
+    ino_t inode;
     struct cm_list holders; /* struct holder */
     uint64_t unused_ms;     /* since when nobody has it; 0: somebody does */
 };
@@ -93,12 +96,30 @@ static struct bound_socket *find(const struct cm_sockets *sockets, const struct 
     return NULL;
 }
 
+static void note_path(struct bound_socket *bound) {
+    struct stat there;
+    if (path_of(&bound->address) && lstat(path_of(&bound->address), &there) == 0) {
+        bound->device = there.st_dev;
+        bound->inode = there.st_ino;
+    }
+}
+
+/* Unless somebody has put something else there: a cluster that takes this one's place, perhaps. */
+static void remove_path(const struct bound_socket *bound) {
+    const char *path = path_of(&bound->address);
+    struct stat there;
+    if (path && lstat(path, &there) == 0 && there.st_dev == bound->device && there.st_ino == bound->inode)
+        unlink(path);
+}
+
 /* 0 with the socket, or an errno or CM_E_NOMEMORY. */
 static int find_or_bind(struct cm_sockets *sockets, const struct address *address,
                         struct bound_socket **result) {
     *result = find(sockets, address);
     if (*result)
         return 0;
+    if (sockets->count >= sockets->most)
+        return -EMFILE;
     struct bound_socket *bound = calloc(1, sizeof *bound);
     if (!bound)
         return CM_E_NOMEMORY;
@@ -109,21 +130,22 @@ static int find_or_bind(struct cm_sockets *sockets, const struct address *addres
     }
     *bound = (struct bound_socket){.id = ++sockets->last_id, .fd = fd, .address = *address};
     bound->unused_ms = cm_clock_ms();
+    note_path(bound);
     cm_list_init(&bound->holders);
     cm_list_append(&sockets->bound, &bound->link);
+    sockets->count++;
     *result = bound;
     return 0;
 }
 
-static void close_bound(struct bound_socket *bound) {
+static void close_bound(struct cm_sockets *sockets, struct bound_socket *bound) {
     CM_LIST_EACH(link, &bound->holders) {
         free(CM_LIST_ITEM(link, struct holder, link));
     }
-    const char *path = path_of(&bound->address);
-    if (path)
-        unlink(path);
+    remove_path(bound);
     close(bound->fd);
     cm_list_remove(&bound->link);
+    sockets->count--;
     free(bound);
 }
 
@@ -215,7 +237,11 @@ int cm_sockets_bind(struct cm_sockets *sockets, struct cm_process *process, cons
         return CM_E_BADFRAME;
     struct bound_socket *bound;
     int err = process->dead ? CM_E_CLOSED : find_or_bind(sockets, &address, &bound);
-    return err ? cm_process_refuse(process, frame->op, frame->id, err, NULL) : answer(bound, process, frame);
+    if (!err)
+        return answer(bound, process, frame);
+    bool full = err == -EMFILE && sockets->count >= sockets->most;
+    return cm_process_refuse(process, frame->op, frame->id, err,
+                             full ? cm_descriptor_refusal(sockets->most, "sockets") : NULL);
 }
 
 int cm_sockets_unbind(struct cm_sockets *sockets, struct cm_process *process, const struct cm_frame *frame) {
@@ -232,7 +258,7 @@ int cm_sockets_unbind(struct cm_sockets *sockets, struct cm_process *process, co
         drop(bound, holder);
         /* It was said, so nobody is to be started again for it. */
         if (bound->unused_ms)
-            close_bound(bound);
+            close_bound(sockets, bound);
     }
     return 0;
 }
@@ -254,12 +280,12 @@ static void on_idle(uv_timer_t *idle) {
     CM_LIST_EACH(link, &sockets->bound) {
         struct bound_socket *bound = CM_LIST_ITEM(link, struct bound_socket, link);
         if (bound->unused_ms && now_ms - bound->unused_ms >= UNUSED_MS)
-            close_bound(bound);
+            close_bound(sockets, bound);
     }
 }
 
-void cm_sockets_init(struct cm_sockets *sockets) {
-    *sockets = (struct cm_sockets){0};
+void cm_sockets_init(struct cm_sockets *sockets, uint32_t most) {
+    *sockets = (struct cm_sockets){.most = most};
     cm_list_init(&sockets->bound);
 }
 
@@ -272,6 +298,6 @@ void cm_sockets_start(struct cm_sockets *sockets, uv_loop_t *loop) {
 void cm_sockets_stop(struct cm_sockets *sockets) {
     uv_close((uv_handle_t *)&sockets->idle, NULL);
     CM_LIST_EACH(link, &sockets->bound) {
-        close_bound(CM_LIST_ITEM(link, struct bound_socket, link));
+        close_bound(sockets, CM_LIST_ITEM(link, struct bound_socket, link));
     }
 }

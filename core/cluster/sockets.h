@@ -13,11 +13,13 @@
 
 struct cm_sockets {
     struct cm_list bound; /* struct bound_socket */
+    uint32_t count, most;
     uint32_t last_id;
     uv_timer_t idle; /* looks for what nobody has */
 };
 
-void cm_sockets_init(struct cm_sockets *sockets);
+/* For at most so many sockets at a time: more are refused with EMFILE. */
+void cm_sockets_init(struct cm_sockets *sockets, uint32_t most);
 
 /* Works on the loop until stop, which closes its handle and all sockets, and removes the paths of those that
  * have one. */

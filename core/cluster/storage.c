@@ -290,6 +290,7 @@ static void on_closed(void *data) {
         return;
     answer_all(storages, &storage->waiting, err, NULL);
     cm_list_remove(&storage->link);
+    storages->count--;
     uv_close((uv_handle_t *)&storage->walk, on_walk_closed);
 }
 
@@ -393,6 +394,7 @@ int cm_storage_new(struct cm_storages *storages, struct cm_bytes name, struct cm
         return err;
     }
     cm_list_append(&storages->open, &storage->link);
+    storages->count++;
     uv_timer_init(storages->loop, &storage->walk);
     storage->walk.data = storage;
     *result = storage;
@@ -430,6 +432,13 @@ void cm_storage_stop(struct cm_storage *storage) {
         storage->state = CM_STORAGE_CLEARING; /* what is half opened has nothing to write */
         cm_durable_close(storage->durable, storage->destroyed);
     }
+}
+
+bool cm_storage_leave(struct cm_storage *storage) {
+    if (storage->state != CM_STORAGE_OPEN || !cm_list_empty(&storage->handles))
+        return false;
+    flush(storage);
+    return storage->state == CM_STORAGE_FLUSHING;
 }
 
 bool cm_storage_is_open_for(const struct cm_storage *storage, uint32_t seat) {

@@ -61,6 +61,9 @@ void cm_storage_sync(struct cm_storage *storage, struct cm_storage_waiter *waite
 void cm_storage_close(struct cm_storage *storage, struct cm_storage_waiter *waiter);
 void cm_storage_destroy(struct cm_storage *storage, struct cm_storage_waiter *waiter);
 
+/* Begins to close it if no process has it open. Whether it has begun. */
+bool cm_storage_leave(struct cm_storage *storage);
+
 /* Whether the process may use it. */
 bool cm_storage_is_open_for(const struct cm_storage *storage, uint32_t seat);
 /* The process is gone. */

@@ -1,16 +1,22 @@
 #include "cluster/storages.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
+#include "cluster/descriptor.h"
 #include "cluster/storage.h"
 #include "wire/message.h"
 #include "wire/ops.h"
 
-enum { NAME_MAX_BYTES = 128, TEXT_BYTES = 2 * PATH_MAX + 256 };
+enum {
+    NAME_MAX_BYTES = 128,
+    TEXT_BYTES = 2 * PATH_MAX + 256,
+    MOST_LEAVING = 8, /* in whose place others are opened already */
+};
 
 static const char too_much[] = "this process waits for too much";
 
@@ -91,6 +97,19 @@ static struct cm_storage *find_name(const struct cm_storages *storages, struct c
     return NULL;
 }
 
+/* Whether one more may be opened; perhaps because one that only dead processes had is closed for it. */
+static bool has_room(struct cm_storages *storages) {
+    if (storages->count < storages->most)
+        return true;
+    if (storages->count >= storages->most + MOST_LEAVING)
+        return false;
+    CM_LIST_EACH(link, &storages->open) {
+        if (cm_storage_leave(CM_LIST_ITEM(link, struct cm_storage, link)))
+            return true;
+    }
+    return false;
+}
+
 static int do_open(struct request *request) {
     struct cm_storages *storages = request->storages;
     struct cm_bytes name = cm_read_bytes(&request->in);
@@ -109,6 +128,8 @@ static int do_open(struct request *request) {
                  storage->name, storage->folder, (int)folder.len, (const char *)folder.data);
         return refuse(request, CM_E_EXISTS, text);
     }
+    if (!storage && !has_room(storages))
+        return refuse(request, -EMFILE, cm_descriptor_refusal(storages->most, "storages"));
     int err = storage ? 0 : cm_storage_new(storages, name, folder, gc_ms, &storage);
     if (err)
         return refuse(request, err, NULL);
@@ -238,6 +259,7 @@ int cm_storages_init(struct cm_storages *storages, struct cm_store *store, struc
     cm_documents_init(&storages->documents, store->participant, store->make_room, store->data);
     storages->documents.before_change = before_change;
     storages->documents.data = storages;
+    storages->most = cm_descriptor_share(store->participant->segment->layout.seats);
     storages->waiting = calloc(store->participant->segment->layout.seats + 1, sizeof *storages->waiting);
     return storages->waiting ? 0 : CM_E_NOMEMORY;
 }

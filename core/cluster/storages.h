@@ -3,8 +3,8 @@
  * storage (core/cluster/durable).
  *
  * A storage is opened by the first process that wants it, and closed when the last one says that it does not
- * any more; a process that dies says nothing, and its storages stay open. What has been acknowledged when the
- * cluster ends is written then. */
+ * any more; a process that dies says nothing, and its storages stay open, until there are too many. What has
+ * been acknowledged when the cluster ends is written then. */
 #ifndef CM_CLUSTER_STORAGES_H
 #define CM_CLUSTER_STORAGES_H
 
@@ -20,6 +20,7 @@ struct cm_storages {
     const char *folder; /* of storages that name none */
     size_t max_value_bytes;
     struct cm_list open; /* struct storage: all that are not quite closed */
+    uint32_t count, most;
     uint32_t last_id;
     uint32_t *waiting; /* requests of each seat that wait for the disk */
     bool stopping;

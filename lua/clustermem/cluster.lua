@@ -181,7 +181,8 @@ end
 -- @tparam[opt] integer port 0 to 65535; 0: a free one, the same for all who ask for 0 (`handle:getsockname().port`)
 -- @tparam[opt] function callback
 -- @return a luv handle, `uv_tcp_t` or `uv_pipe_t`, for `handle:listen(backlog, fn)`
--- @return nil, message, code: an errno name (`EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`); `EAI_NONAME` for a host that is
+-- @return nil, message, code: an errno name (`EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`; `EMFILE`: the cluster has as
+-- many sockets as its limit of open files allows); `EAI_NONAME` for a host that is
 -- not known
 -- @raise on a port that is none
 -- @usage cluster.bind("127.0.0.1", 8080):listen(128, function(err) print(err or "somebody has come") end)

@@ -83,6 +83,24 @@ describe("cluster.bind", function()
     assert.is_nil((uv.fs_stat(c.folder .. "/app.sock")))
   end)
 
+  it("leaves a path alone that leads to somebody else's socket by its end", function()
+    local app = serving .. [[
+      serve(assert(cluster.bind("app.sock")), "unix")
+      print "listening"
+    ]]
+    local c = clusters.start { app = app }
+    c:waitFor("listening\n")
+    assert(uv.fs_unlink(c.folder .. "/app.sock"))
+    local successor = clusters.start { app = app:gsub("app.sock", c.folder .. "/app.sock") }
+    successor:waitFor("listening\n")
+    c:kill("sigterm")
+    assert.equal(0, c:waitExit())
+    assert.matches("^unix 1\n$", ask(c.folder .. "/app.sock"))
+    successor:kill("sigterm")
+    assert.equal(0, successor:waitExit())
+    assert.is_nil((uv.fs_stat(c.folder .. "/app.sock")))
+  end)
+
   it("keeps the socket while its only worker is killed and started again, and through reloads", function()
     local c = clusters.start { app = serving .. [[
       local handle = assert(cluster.bind("127.0.0.1", 0))
