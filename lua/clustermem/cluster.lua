@@ -182,8 +182,7 @@ end
 -- @tparam[opt] function callback
 -- @return a luv handle, `uv_tcp_t` or `uv_pipe_t`, for `handle:listen(backlog, fn)`
 -- @return nil, message, code: an errno name (`EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL`; `EMFILE`: the cluster has as
--- many sockets as its limit of open files allows); `EAI_NONAME` for a host that is
--- not known
+-- many sockets as its limit of open files allows, or 1,024); `EAI_NONAME` for a host that is not known
 -- @raise on a port that is none
 -- @usage cluster.bind("127.0.0.1", 8080):listen(128, function(err) print(err or "somebody has come") end)
 function cluster.bind(host, port, callback)

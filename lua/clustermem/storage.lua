@@ -83,10 +83,10 @@ end
 -- @tparam[opt] function callback
 -- @treturn table the storage: `name`, `path`, `filename`, `gcInterval`; `connected` and `closed` tell whether it can be
 -- used
--- @return nil, message, code: an errno name (`ENOENT`: no such folder; `EACCES`; `EMFILE`: the cluster has as many
--- storages open as its limit of open files allows, of which each takes five, and 1,024 at most), `busy` (another cluster has the file
--- open), `exists` (it is open with another path), `badvalue` (the file is damaged, or not a storage's), `nomemory` (its
--- documents do not fit into --memory)
+-- @return nil, message, code: an errno name (`ENOENT`: no such folder; `EACCES`; `EMFILE`: as many storages are open as
+-- the cluster's limit of open files allows, or 1,024), `busy` (another cluster has the file open), `exists` (it is open
+-- with another path), `badvalue` (the file is damaged, or not a storage's), `nomemory` (its documents do not fit into
+-- --memory)
 -- @raise on a bad name, an unknown option or one of the wrong type
 -- @usage local store = Storage.new("sessions", { path = "/var/lib/app" })
 function Storage.new(name, options, callback)
