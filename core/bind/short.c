@@ -37,7 +37,9 @@ static struct cm_standing look_up(lua_State *L, const struct cm_vm *vm) {
 bool cm_short_may(lua_State *L, struct cm_vm *vm, struct cm_standing *standing) {
     struct cm_stack *stack = atomic_load_explicit(&vm->stacks.top, memory_order_relaxed);
     bool is_top = stack->L == L; /* else a C library has resumed it */
-    if (is_top && !stack->standing.known)
+    const struct cm_standing *at = &stack->standing;
+    /* Who only asks whether it may wait need not become a task for that. */
+    if (is_top && (!at->known || (standing && at->may_wait && !at->task)))
         stack->standing = look_up(L, vm);
     struct cm_standing found = is_top ? stack->standing : look_up(L, vm);
     if (standing)

@@ -19,8 +19,8 @@ static int refuse(lua_State *L, const char *message) {
     return 2;
 }
 
-/* resume(co, ...): as luaB_coresume. */
-static int native_resume(lua_State *L) {
+/* As luaB_coresume. */
+static int resume(lua_State *L, struct cm_standing standing) {
     luaL_checktype(L, 1, LUA_TTHREAD);
     lua_State *co = lua_tothread(L, 1);
     int count = lua_gettop(L) - 1;
@@ -28,7 +28,8 @@ static int native_resume(lua_State *L) {
         return refuse(L, "too many arguments to resume");
     lua_xmove(L, co, count);
     struct cm_stacks *stacks = &cm_vm_of(L)->stacks;
-    struct cm_stack stack = {.L = co, .below = atomic_load_explicit(&stacks->top, memory_order_relaxed)};
+    struct cm_stack stack = {
+        .L = co, .below = atomic_load_explicit(&stacks->top, memory_order_relaxed), .standing = standing};
     /* Release: a handler that comes now sees what is in it. It is on this function's own stack, and
      * lua_resume lets no error pass. */
     atomic_store_explicit(&stacks->top, &stack, memory_order_release);
@@ -50,6 +51,16 @@ static int native_resume(lua_State *L) {
     return count + 1;
 }
 
+/* resume(co, ...) */
+static int native_resume(lua_State *L) {
+    return resume(L, (struct cm_standing){0});
+}
+
+/* begin(co, ...) */
+static int native_begin(lua_State *L) {
+    return resume(L, (struct cm_standing){.known = true, .may_wait = true, .own = true});
+}
+
 /* reuse(co, fn) -> boolean. Its upvalue is Lua's own list of the C libraries that have been loaded. */
 static int native_reuse(lua_State *L) {
     lua_State *co = lua_tothread(L, 1);
@@ -66,6 +77,8 @@ static int native_reuse(lua_State *L) {
 void cm_stacks_open(lua_State *L) {
     lua_pushcfunction(L, native_resume);
     lua_setfield(L, -2, "resume");
+    lua_pushcfunction(L, native_begin);
+    lua_setfield(L, -2, "begin");
     lua_getfield(L, LUA_REGISTRYINDEX, "_CLIBS");
     lua_pushcclosure(L, native_reuse, 1);
     lua_setfield(L, -2, "reuse");

@@ -16,7 +16,7 @@ struct cm_standing {
     bool known;
     bool may_wait; /* it has a task, which can be suspended from here; unless Lua itself cannot yield */
     bool own;      /* this is the task's own coroutine, and none of the script's */
-    uint64_t task; /* its number */
+    uint64_t task; /* its number; 0: it has none yet, and gets one when somebody asks (scheduler.begin) */
 };
 
 struct cm_stack {
@@ -35,7 +35,8 @@ enum { CM_TRACE_BYTES = 4096 };
 
 void cm_stacks_init(struct cm_stacks *stacks, lua_State *L);
 
-/* Adds to the table on the stack: resume(co, ...), which is coroutine.resume, and reuse(co, fn): has a
+/* Adds to the table on the stack: resume(co, ...), which is coroutine.resume; begin(co, ...), which is the
+ * same for a coroutine that becomes a task as soon as somebody asks for it; and reuse(co, fn): has a
  * coroutine that has ended well, and that no Lua code knows, run fn when it is resumed, and gives true; false
  * where somebody else could tell it from a new one: it has a hook, or a script has loaded a C library, which
  * may know any coroutine that has called it. */

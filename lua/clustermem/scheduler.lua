@@ -195,7 +195,7 @@ function scheduler.begin(fn, ...)
   spare = nil
   if not co or not native.reuse(co, fn) then co = create(fn) end
   fresh = co
-  begun(co, resume(co, ...))
+  begun(co, native.begin(co, ...))
 end
 
 --- Whether the value is a task.

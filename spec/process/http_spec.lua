@@ -376,6 +376,31 @@ describe("an HTTP server", function()
     wire.finish(c, port)
   end)
 
+  it("makes a task of a handler only when it waits, or asks what it is", function()
+    local c, port = wire.serve [[
+      serve {
+        handler = function(request, response)
+          if request.path == "/id" then
+            response:finish(tostring(task.spawn(function() end)):match("%d+"))
+          elseif request.path == "/lock" then
+            memory.releaseLock("l", memory.getLock("l"))
+          else
+            memory.set("k", request.path)
+            memory.increment("n")
+            response:finish(memory.get("k"))
+          end
+        end,
+      }
+    ]]
+    local function id() return tonumber((select(2, ask(port, get("/id"))))) end
+    local first = id()
+    for i = 1, 5 do assert.equal("/" .. i, (select(2, ask(port, get("/" .. i))))) end
+    assert.equal(first + 1, id())
+    assert.equal(200, (ask(port, get("/lock"))))
+    assert.equal(first + 3, id()) -- a lock is a task's
+    wire.finish(c, port)
+  end)
+
   it("answers 500 for a handler that raises, says where on standard error, and lives on", function()
     local c, port = wire.serve [[
       cluster.on("error", function() print "listener" end)
