@@ -109,9 +109,7 @@ void cm_vm_call(struct cm_vm *vm, enum cm_vm_hook hook, int nargs, bool *result)
 }
 
 lua_Integer cm_vm_own_id(struct cm_vm *vm) {
-    if (++vm->last_timer == 0)
-        vm->last_timer = 1;
-    return -(lua_Integer)vm->last_timer;
+    return -++vm->last_own;
 }
 
 /* How luv calls its callbacks: luv_CFpcall. */

@@ -71,8 +71,8 @@ struct cm_vm {
     struct cm_buf scratch; /* a value on its way out */
     struct cm_buf value;   /* a value on its way in */
     struct cm_buf path;    /* of a document, on its way out */
-    uint32_t last_timer;
-    bool decoding; /* a reply's bytes are being read; a finalizer may run in the midst of it */
+    lua_Integer last_own;  /* see cm_vm_own_id; it does not come round */
+    bool decoding;         /* a reply's bytes are being read; a finalizer may run in the midst of it */
 };
 
 /* Ignores the signals that are the master's to act on, and keeps SIGTERM back until cm_vm_run has a handler

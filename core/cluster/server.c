@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -306,18 +307,28 @@ static bool parses_in_place(void) {
     return strncmp(version, line, sizeof line - 1) == 0 && strtol(version + sizeof line - 1, NULL, 10) < 77;
 }
 
+/* Closes it if it is that socket still: libmicrohttpd has closed it on some of the ways on which it fails,
+ * and another thread may have opened something under its number since. */
+static void close_if_still(int fd, const struct stat *was) {
+    struct stat now;
+    if (fstat(fd, &now) == 0 && now.st_dev == was->st_dev && now.st_ino == was->st_ino)
+        close(fd);
+}
+
 static int open_server(struct cm_server *server, int fd, const struct cm_server_options *options,
                        char *reason) {
-    if (listen(fd, BACKLOG) < 0) {
+    struct stat was;
+    if (listen(fd, BACKLOG) < 0 || fstat(fd, &was) < 0) {
+        int err = -errno;
         close(fd);
-        return -errno;
+        return err;
     }
     reason[0] = 0;
     server->reason = reason;
     server->daemon = start_daemon(server, fd, options);
     server->reason = NULL;
     if (!server->daemon) {
-        close(fd);
+        close_if_still(fd, &was);
         return reason[0] && options->cert ? CM_E_BADVALUE : CM_E_NOMEMORY;
     }
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(server->daemon, MHD_DAEMON_INFO_EPOLL_FD);

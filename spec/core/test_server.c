@@ -2,6 +2,7 @@
  * what becomes of it without memory. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
@@ -294,6 +295,35 @@ static void a_refused_client_can_send_on_for_a_while(void **state) {
     end(&world);
 }
 
+/* The linker puts it in the place of close: who closes what is closed may close what another thread has just
+ * opened. */
+int __real_close(int fd);
+int __wrap_close(int fd);
+static int closed_twice;
+
+int __wrap_close(int fd) {
+    int result = __real_close(fd);
+    closed_twice += result < 0 && errno == EBADF;
+    return result;
+}
+
+static void a_server_that_cannot_start_closes_its_socket_once(void **state) {
+    (void)state;
+    struct world world;
+    struct cm_server *server;
+    char reason[CM_SERVER_REASON_BYTES];
+    struct cm_server_options options = {
+        .max_header_bytes = 4096, .max_connections = 10, .cert = "no certificate", .key = "no key"};
+    assert_int_equal(uv_loop_init(&world.loop), 0);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    closed_twice = 0;
+    assert_int_equal(cm_server_new(&world.loop, fd, &options, &events, &world, reason, &server),
+                     CM_E_BADVALUE);
+    assert_int_equal(closed_twice, 0);
+    assert_true(fcntl(fd, F_GETFD) < 0 && errno == EBADF);
+    assert_int_equal(uv_loop_close(&world.loop), 0);
+}
+
 static void failed_allocations_leave_nothing_behind(void **state) {
     (void)state;
     alloc_failure_each(without_memory, NULL);
@@ -307,6 +337,7 @@ int main(void) {
         cmocka_unit_test(a_server_waits_for_what_its_owner_has),
         cmocka_unit_test(an_answers_fields_are_bounded),
         cmocka_unit_test(a_refused_client_can_send_on_for_a_while),
+        cmocka_unit_test(a_server_that_cannot_start_closes_its_socket_once),
         cmocka_unit_test(failed_allocations_leave_nothing_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
