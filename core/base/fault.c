@@ -69,6 +69,14 @@ void cm_fault_pass(const char *name) {
         kill(getpid(), armed_kind == CM_FAULT_STOP ? SIGSTOP : SIGKILL);
 }
 
+void cm_fault_number(const char *name, uint32_t *number) {
+    const char *text = follows ? getenv(name) : NULL;
+    if (!text)
+        return;
+    *number = (uint32_t)strtoul(text, NULL, 10);
+    unsetenv(name);
+}
+
 #else
 /* ISO C wants a translation unit to hold something. */
 typedef int cm_fault_none;

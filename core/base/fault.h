@@ -7,6 +7,8 @@
 
 #ifdef CM_FAULTS
 
+#include <stdint.h>
+
 enum cm_fault_kind { CM_FAULT_KILL, CM_FAULT_STOP };
 
 /* Lets this process send itself SIGKILL, or SIGSTOP, on the nth passing of the point; NULL: none. */
@@ -17,10 +19,14 @@ void cm_fault_follow_environment(void);
 void cm_fault_pass(const char *name);
 #define CM_FAULT(name) cm_fault_pass(name)
 #define CM_FAULT_FOLLOW_ENVIRONMENT() cm_fault_follow_environment()
+/* Sets the number to what the environment of a process that follows it says under the name, once. */
+void cm_fault_number(const char *name, uint32_t *number);
+#define CM_FAULT_NUMBER(name, number) cm_fault_number(name, number)
 
 #else
 #define CM_FAULT(name) ((void)0)
 #define CM_FAULT_FOLLOW_ENVIRONMENT() ((void)0)
+#define CM_FAULT_NUMBER(name, number) ((void)0)
 #endif
 
 #endif

@@ -146,7 +146,8 @@ static int native_full(lua_State *L) {
     return 2;
 }
 
-/* hooks(table): the functions that C calls, by the words of CM_VM_HOOKS, and scheduler.context. */
+/* hooks(table): the functions that C calls, by the words of CM_VM_HOOKS, scheduler.context and
+ * request.pending. */
 static int native_hooks(lua_State *L) {
     static const char *const words[] = {
 #define XX(name, word) word,
@@ -162,6 +163,9 @@ static int native_hooks(lua_State *L) {
     if (lua_getfield(L, 1, "context") != LUA_TTABLE)
         return luaL_error(L, "the tasks' contexts are missing");
     cm_vm_of(L)->context = luaL_ref(L, LUA_REGISTRYINDEX);
+    if (lua_getfield(L, 1, "pending") != LUA_TTABLE)
+        return luaL_error(L, "the pending requests are missing");
+    cm_vm_of(L)->pending = luaL_ref(L, LUA_REGISTRYINDEX);
     return 0;
 }
 

@@ -149,7 +149,19 @@ static void on_end(struct cm_session *session, int code) {
     _exit(1);
 }
 
-static const struct cm_session_events session_events = {on_reply, on_notice, on_end};
+/* Also while a coroutine runs: the main state's stack has room, and nothing here allocates. */
+static bool is_pending(struct cm_session *session, uint32_t id) {
+    struct cm_vm *vm = CM_LIST_ITEM(session, struct cm_vm, session);
+    if (!lua_checkstack(vm->L, 2))
+        return false;
+    lua_rawgeti(vm->L, LUA_REGISTRYINDEX, vm->pending);
+    bool pending = lua_rawgeti(vm->L, -1, (lua_Integer)id) != LUA_TNIL;
+    lua_pop(vm->L, 2);
+    return pending;
+}
+
+static const struct cm_session_events session_events = {
+    .on_reply = on_reply, .on_notice = on_notice, .is_pending = is_pending, .on_end = on_end};
 
 /* --- opening --- */
 

@@ -63,6 +63,7 @@ struct cm_vm {
     uint32_t forwarded; /* writes that the master has not answered yet: later ones go the same way */
     uint32_t done;      /* writes that took no turn of the loop */
     int context;        /* registry reference: coroutine -> its task, see clustermem.scheduler */
+    int pending;        /* registry reference: id of an unanswered request -> who waits, clustermem.request */
     unsigned clears;    /* going on */
     int spared; /* registry reference: key -> number of the last write since the first of these began */
     int guards; /* registry reference: the guards of mutexes that are free to be used again */

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/fault.h"
 #include "wire/ops.h"
 
 enum {
@@ -104,9 +105,18 @@ void cm_session_hold(struct cm_session *session, bool hold) {
         uv_unref((uv_handle_t *)&session->channel.poll);
 }
 
+static void take_id(struct cm_session *session) {
+    CM_FAULT_NUMBER("CLUSTERMEM_LAST_ID", &session->last_id);
+    do {
+        if (++session->last_id == 0) { /* which is a notice's */
+            session->came_round = true;
+            session->last_id = 1;
+        }
+    } while (session->came_round && session->events->is_pending(session, session->last_id));
+}
+
 struct cm_writer *cm_session_begin(struct cm_session *session, uint8_t op) {
-    if (++session->last_id == 0) /* 0 is a notice's */
-        session->last_id = 1;
+    take_id(session);
     struct cm_buf *out = cm_channel_begin(&session->channel, op, 0, session->last_id);
     if (!out)
         return NULL;

@@ -17,6 +17,9 @@ struct cm_session_events {
     int (*on_reply)(struct cm_session *session, const struct cm_frame *frame);
     /* A notice of the master, as on_reply. */
     int (*on_notice)(struct cm_session *session, const struct cm_frame *frame);
+    /* Whether a request of this id is unanswered still: asked once ids have come round, for one that waits as
+     * long as that (a lock, perhaps) keeps its own. */
+    bool (*is_pending)(struct cm_session *session, uint32_t id);
     /* The master is gone, or said something malformed: nothing can go on. */
     void (*on_end)(struct cm_session *session, int code);
 };
@@ -27,6 +30,7 @@ struct cm_session {
     struct cm_init init;
     const struct cm_session_events *events;
     uint32_t last_id;
+    bool came_round;         /* ids begin again */
     struct cm_writer writer; /* of the frame being written */
 };
 

@@ -8,6 +8,7 @@ local request = {}
 
 -- id -> the function to call with the results
 local pending = {}
+request.pending = pending
 
 --- Has a function called with the results of what `native` has issued, from the loop, in no task: it must not wait.
 -- @tparam function fn

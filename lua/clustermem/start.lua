@@ -40,6 +40,7 @@ return function()
     guard = loop.guard,
     serve = http.dispatch,
     context = scheduler.context,
+    pending = request.pending,
   }
   os.exit = function(code) -- luacheck: ignore
     native.exit(code == nil and 0 or code == true and 0 or code == false and 1 or math.tointeger(code) or 1)

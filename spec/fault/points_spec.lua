@@ -306,4 +306,29 @@ describe("a worker in the midst of a write", function()
   it("dies: the key has its old value or the new one, and is written again", function() run "kill" end)
 
   it("stands still for good: likewise", function() run "stop" end)
+
+  it("a request that waits until ids come round keeps its own", function()
+    local c = clusters.run { faulty = true, workers = 2, app = [[
+      if cluster.worker.slot == 1 then
+        local lockId = memory.getLock("held")
+        memory.set("holder", true)
+        while not memory.get("go") do task.sleep(1) end
+        assert(memory.releaseLock("held", lockId) == "OK")
+        return
+      end
+      while not memory.get("holder") do task.sleep(1) end
+      local got
+      memory.getLock("held", function(lockId) got = lockId end)
+      for round = 1, 3 do
+        uv.os_setenv("CLUSTERMEM_LAST_ID", "4294967290")
+        for i = 1, 50 do assert(memory.setMany { ["k" .. i] = round } == "OK") end
+      end
+      assert(not got)
+      memory.set("go", true)
+      while not got do task.sleep(1) end
+      print "got"
+    ]] }
+    assert.equal("got\n", c.out, c.err)
+    assert.equal(0, c.code)
+  end)
 end)
