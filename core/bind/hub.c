@@ -84,11 +84,17 @@ static void fail(struct cm_vm *vm, lua_Integer ticket, struct cm_bytes text) {
     send_answer(vm, &writer);
 }
 
-/* hubAnswer(ticket, results...). Results that cannot be shared are a failure, which says why. */
+/* hubAnswer(ticket, results...). Results that cannot be shared, or are too many, are a failure, which says
+ * why. */
 static int native_answer(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
     lua_Integer ticket = luaL_checkinteger(L, 1);
     int last = lua_gettop(L);
+    if (last - 1 > CM_HUB_MOST_RESULTS) {
+        lua_pushfstring(L, "the handler has given more than %d results", CM_HUB_MOST_RESULTS);
+        fail(vm, ticket, to_bytes(L, -1));
+        return 0;
+    }
     struct cm_writer writer = begin_answer(vm, ticket, CM_HUB_ANSWERED);
     cm_write_u32(&writer, (uint32_t)(last - 1));
     char refusal[CM_VALUE_PATH_BYTES];
@@ -149,6 +155,8 @@ void cm_hub_open(lua_State *L) {
     lua_setfield(L, -2, "hubWindowBytes");
     lua_pushinteger(L, CM_MAIL_CHARGE_BYTES);
     lua_setfield(L, -2, "hubChargeBytes");
+    lua_pushinteger(L, CM_HUB_MOST_RESULTS);
+    lua_setfield(L, -2, "hubMostResults");
 }
 
 /* --- what comes --- */

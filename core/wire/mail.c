@@ -34,9 +34,13 @@ int cm_post_read(struct cm_bytes payload, bool asks, struct cm_post *post) {
 static bool is_outcome(struct cm_bytes bytes) {
     struct cm_reader reader;
     cm_reader_init(&reader, bytes);
+    uint32_t left;
     switch (cm_read_u8(&reader)) {
     case CM_HUB_ANSWERED:
-        for (uint32_t left = cm_read_count(&reader, 4); left && !reader.error; left--)
+        left = cm_read_count(&reader, 4);
+        if (left > CM_HUB_MOST_RESULTS)
+            return false;
+        while (left--)
             cm_read_bytes(&reader);
         break;
     case CM_HUB_FAILED:

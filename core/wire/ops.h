@@ -140,6 +140,10 @@ enum { CM_HUB_TO_PROCESS, CM_HUB_TO_ALL, CM_HUB_TO_RANDOM };
 /* What has become of a hub's request: its handler has given results, or failed, or there is none. */
 enum { CM_HUB_ANSWERED, CM_HUB_FAILED, CM_HUB_NO_HANDLER };
 
+/* Of an answer, so that it fits who asks: Lua has room for a million values on a stack, and they are passed
+ * on. */
+enum { CM_HUB_MOST_RESULTS = 10000 };
+
 /* Of a hub's name and of a message's type. */
 enum { CM_HUB_NAME_MAX_BYTES = 1024, CM_HUB_TYPE_MAX_BYTES = 65535 };
 

@@ -105,7 +105,8 @@ end
 --- Calls a function with each message and request of a type. Never waits; works anywhere.
 -- @tparam string type any string of at most 65,535 bytes
 -- @tparam function fn `fn(data, sender, reply)`. The sender is `{ id, isMaster }`, and can be sent to as it is. What
--- the function returns answers a request: its values, or nil and a string, which the asker gets as a failure, `remote`.
+-- the function returns answers a request: its values, at most 10,000, or nil and a string, which the asker gets as a
+-- failure, `remote`.
 -- Returning nothing it answers later: `reply(nil, values...)`, or `reply("what went wrong")`, from anywhere; reply
 -- returns whether this was the answer. With several handlers all are called, and the first to answer answers. Answering
 -- a message does nothing. An error answers a request (`remote`); in the handler of a message it is uncaught.

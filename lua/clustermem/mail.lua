@@ -219,11 +219,23 @@ local function newReply(delivery)
   end
 end
 
+-- More would not fit the stacks that they are passed on by.
+local function fewEnough(...)
+  if select("#", ...) > native.hubMostResults then
+    error(("the handler has given more than %d results"):format(native.hubMostResults), 0)
+  end
+  return ...
+end
+
 -- Each handler gets a copy of its own.
 local function call(delivery, handler)
   local data
   if delivery.data ~= "" then data = native.decode(delivery.data) end
   return handler.fn(data, { id = delivery.sender, isMaster = delivery.sender == 0 }, delivery.reply)
+end
+
+local function callForResults(delivery, handler)
+  return fewEnough(call(delivery, handler))
 end
 
 local function giveResults(delivery, raised, ...)
@@ -243,7 +255,7 @@ local function handle(delivery, handler)
   if delivery.ticket == 0 then
     call(delivery, handler)
   else
-    giveResults(delivery, scheduler.try(call, delivery, handler))
+    giveResults(delivery, scheduler.try(callForResults, delivery, handler))
   end
 end
 

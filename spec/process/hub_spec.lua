@@ -342,6 +342,27 @@ describe("a request", function()
     answers(table.unpack({}, 1, 200))
   end)
 
+  it("gets as many results as there may be, and of more a failure", function()
+    local out = run(2, [[
+      hub:on("many", function(count)
+        local list = {}
+        for i = 1, count do list[i] = i end
+        return table.unpack(list)
+      end)
+    ]], [[
+      local results = table.pack(hub:requestWorker(2, "many", 10000))
+      print(results.n, results[10000])
+      for _, count in ipairs { 10001, 400000 } do
+        local value, message, code = hub:requestWorker(2, "many", count)
+        print(value, message, code)
+      end
+      print((select("#", hub:requestWorker(2, "many", 3))))
+      finish()
+    ]])
+    local refusal = "nil\tthe handler has given more than 10000 results\tremote\n"
+    assert.equal("10000\t10000\n" .. refusal:rep(2) .. "3\n", out)
+  end)
+
   it("fails with what the handler raises or returns behind nil, and that is not uncaught", function()
     local hub = newHub()
     hub:on("raises", function() error("boom", 0) end)
