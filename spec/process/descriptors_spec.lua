@@ -1,7 +1,8 @@
 -- The master's limit of open files: no process can take so many that others cannot be started any more.
 local clusters = require "clusters"
 
--- In front of scripts: `many(fn)` calls fn(1), fn(2), ... until it fails, and gives how often it did not, message, code.
+-- In front of scripts: `many(fn)` calls fn(1), fn(2), ... until it fails, and gives how often it did not, message,
+-- code.
 local many = [[
   local Storage = require "clustermem.storage"
   local function many(fn)
