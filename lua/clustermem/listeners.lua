@@ -153,7 +153,11 @@ local function tell(listener)
     local item = nextPresent(listener) or take(listener)
     if not item then return end
     local value, version, cause = read(listener, item)
-    if cause then return listener.fn(value, { key = item.key, version = version, cause = cause }) end
+    if cause then
+      -- Nobody else knows the item any more.
+      item.version, item.cause, item.bytes, item.present, item.all = version, cause, nil, nil, nil
+      return listener.fn(value, item)
+    end
   end
 end
 
@@ -161,12 +165,15 @@ end
 local function pump(listener)
   if listener.busy or listener.gone or not listener.present and listener.first > listener.last then return end
   listener.busy = true
-  local task = scheduler.spawn(tell, listener)
-  table.insert(task.joiners, function()
-    listener.busy = false
-    pump(listener)
-    return false -- an error is not this one's to take
-  end)
+  scheduler.beginSoon(listener)
+end
+
+-- What a listener begins.
+local function run(listener)
+  local raised, failure = scheduler.try(tell, listener)
+  listener.busy = false
+  pump(listener)
+  if raised then scheduler.uncaught(failure) end
 end
 
 local function push(listener, item)
@@ -189,9 +196,8 @@ local function push(listener, item)
 end
 
 local function pushAll(name, key, version, cause, bytes)
-  for _, listener in ipairs(name.listeners) do
-    push(listener, { key = key, version = version, cause = cause, bytes = bytes })
-  end
+  local list = name.listeners
+  for i = 1, #list do push(list[i], { key = key, version = version, cause = cause, bytes = bytes }) end
 end
 
 --- A change has come; the loop calls it.
@@ -212,7 +218,9 @@ function listeners.changed(key, version, cause, bytes)
   end
   local exact = names[false][key]
   if exact then pushAll(exact, key, version, cause, bytes) end
-  for _, len in ipairs(lengths) do
+  local present = lengths
+  for i = 1, #present do
+    local len = present[i]
     local name = len <= #key and names[true][key:sub(1, len)]
     if name then pushAll(name, key, version, cause, bytes) end
   end
@@ -265,7 +273,7 @@ end
 local function listen(key, fn, prefix, initial)
   local listener = setmetatable({
     name = key, prefix = prefix, fn = fn, queue = {}, first = 1, last = 0, bytes = 0, latest = {}, all = false,
-    known = {}, count = 0, busy = initial, gone = false,
+    known = {}, count = 0, busy = initial, gone = false, begins = run,
   }, Listener)
   listener.pump = function() pump(listener) end
   local name, message, code = register(key, prefix)

@@ -43,7 +43,7 @@ function scheduler.release()
   if holds == 0 then native.hold(false) end
 end
 
--- Tasks to resume in the next turn of the loop, with what they are resumed with.
+-- Tasks to resume in the next turn of the loop, with what they are resumed with, and what is to begin then.
 local queue, first, last = {}, 1, 0
 
 local function enqueue(task, ...)
@@ -129,13 +129,25 @@ end
 --- Goes on with a waiting task in the next turn of the loop. Works anywhere.
 scheduler.wake = enqueue
 
---- Runs the tasks that are ready; the loop calls it. @treturn boolean whether there are more by now
+--- Has `entry.begins(entry)` called in the next turn of the loop, as begin calls it. Works anywhere.
+function scheduler.beginSoon(entry)
+  last = last + 1
+  queue[last] = entry
+  if first == last then native.wake() end
+end
+
+--- Runs what is ready; the loop calls it. @treturn boolean whether there is more by now
 function scheduler.run()
   for _ = first, last do
     local entry = queue[first]
     queue[first] = nil
     first = first + 1
-    scheduler.resume(unpack(entry, 1, entry.n))
+    local begins = entry.begins
+    if begins then
+      scheduler.begin(begins, entry)
+    else
+      scheduler.resume(unpack(entry, 1, entry.n))
+    end
   end
   if first > last then first, last = 1, 0 end
   return last > 0

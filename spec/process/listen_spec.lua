@@ -173,6 +173,23 @@ describe("a listener", function()
     for i = 1, 200 do assert.equal(i, begun[i]) end
   end)
 
+  it("runs a callback in no coroutine that somebody may know from an earlier one", function()
+    local known, count, infos = {}, 0, {}
+    handles[1] = memory.listen("k", function(value, info)
+      infos[#infos + 1] = info
+      if value % 3 == 1 then task.sleep(0) end
+      if value % 3 == 0 then return end
+      local co = coroutine.running()
+      assert.is_nil(known[co])
+      known[co], count = true, count + 1
+    end)
+    for i = 1, 60 do put("k", i) end
+    waitUntil("all", function() return #infos == 60 and count == 40 end)
+    for co in pairs(known) do assert.equal("dead", coroutine.status(co)) end
+    -- Each has an info of its own.
+    for i = 2, 60 do assert.is_true(infos[i].version > infos[i - 1].version) end
+  end)
+
   it("is not held up by another one whose callback waits", function()
     local release, held
     handles[1] = memory.listen("k", function()
