@@ -234,28 +234,43 @@ local function call(delivery, handler)
   return handler.fn(data, { id = delivery.sender, isMaster = delivery.sender == 0 }, delivery.reply)
 end
 
-local function callForResults(delivery, handler)
-  return fewEnough(call(delivery, handler))
-end
-
-local function giveResults(delivery, raised, ...)
-  local value, message = ...
-  if raised then
-    answer(delivery, native.hubFail, errors.text(value.value))
-  elseif value == nil and type(message) == "string" then
+local function giveResults(entry, ...)
+  entry.returned = true
+  local delivery, value, message = entry.delivery, ...
+  if value == nil and type(message) == "string" then
     answer(delivery, native.hubFail, message)
   elseif select("#", ...) > 0 then
     give(delivery, ...)
   end
 end
 
-local function handle(delivery, handler)
+local function handle(entry)
+  local delivery, handler = entry.delivery, entry.handler
   if handler.off then return end
   delivery.handled = true
   if delivery.ticket == 0 then
     call(delivery, handler)
   else
-    giveResults(delivery, scheduler.try(callForResults, delivery, handler))
+    giveResults(entry, fewEnough(call(delivery, handler)))
+  end
+end
+
+local function ended(delivery)
+  delivery.left = delivery.left - 1
+  if delivery.left > 0 then return end
+  if delivery.handled or not answer(delivery, native.hubIgnore) then settle(delivery) end
+end
+
+-- What a message begins, for each handler.
+local function run(entry)
+  local delivery = entry.delivery
+  local raised, failure = scheduler.try(handle, entry)
+  ended(delivery)
+  if not raised then return end
+  if delivery.ticket == 0 or entry.returned then
+    scheduler.uncaught(failure)
+  else
+    answer(delivery, native.hubFail, errors.text(failure.value))
   end
 end
 
@@ -269,17 +284,6 @@ local function takeHandlers(key, type)
     end
   end
   return taken
-end
-
-local function start(delivery, handlers)
-  local function ended()
-    delivery.left = delivery.left - 1
-    if delivery.left > 0 then return end
-    if delivery.handled or not answer(delivery, native.hubIgnore) then settle(delivery) end
-  end
-  for _, handler in ipairs(handlers) do
-    table.insert(scheduler.spawn(handle, delivery, handler).joiners, ended)
-  end
 end
 
 --- Has the handlers of a type called; the loop calls it when a message has come.
@@ -296,7 +300,9 @@ function mail.deliver(ticket, sender, charge, key, type, data)
   local handlers = takeHandlers(key, type)
   delivery.left, delivery.reply = #handlers, newReply(delivery)
   if ticket ~= 0 then unanswered[ticket] = delivery end
-  start(delivery, handlers)
+  for _, handler in ipairs(handlers) do
+    scheduler.beginSoon { begins = run, delivery = delivery, handler = handler }
+  end
   if #handlers == 0 and not answer(delivery, native.hubIgnore) then settle(delivery) end
   scheduler.release()
   return #handlers > 0

@@ -399,6 +399,31 @@ describe("a request", function()
     assert.same({ n = 0 }, table.pack(task.join(asked)))
   end)
 
+  it("is handled in no coroutine that somebody may know from an earlier one", function()
+    local hub = newHub()
+    local known = {}
+    hub:on("x", function(number)
+      if number % 3 == 1 then task.sleep(0) end
+      if number % 3 == 0 then return number end
+      local co = coroutine.running()
+      assert(not known[co])
+      known[co] = true
+      return number
+    end)
+    for i = 1, 60 do assert.equal(i, hub:requestMaster("x", i)) end
+    for co in pairs(known) do assert.equal("dead", coroutine.status(co)) end
+  end)
+
+  it("whose handlers all raise fails with the first of the errors, and none is uncaught", function()
+    local hub = newHub()
+    local function raise() error("first", 0) end
+    hub:on("x", raise)
+    hub:on("x", function() task.sleep(1) error("second", 0) end)
+    assert.same({ nil, "first", "remote", n = 3 }, table.pack(hub:requestMaster "x"))
+    hub:off("x", raise)
+    assert.same({ nil, "second", "remote", n = 3 }, table.pack(hub:requestMaster "x"))
+  end)
+
   it("is answered by the first of several handlers that answers; all are called", function()
     local hub = newHub()
     local calls, replies = 0, {}
