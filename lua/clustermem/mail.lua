@@ -35,26 +35,24 @@ local nearest = math.huge
 local undelivered, queued = 0, 0
 local pumping, alarmed = false, false
 
-local function chargeFor(item)
-  return #item.mail + native.hubChargeBytes
+local function chargeFor(bytes)
+  return #bytes + native.hubChargeBytes
 end
 
-local function mayGo(item)
-  return item.asks or undelivered < native.hubWindowBytes
+local function mayGo(asks)
+  return asks or undelivered < native.hubWindowBytes
 end
 
 local pump
 
-local function go(item)
-  local charge = item.asks and 0 or chargeFor(item)
+local function go(asks, to, process, timeout, bytes, done)
+  local charge = asks and 0 or chargeFor(bytes)
   undelivered = undelivered + charge
-  local timeout = math.max(item.deadline - native.now(), 0)
   request.onReply(function(...)
     undelivered = undelivered - charge
-    item.done(...)
+    done(...)
     pump()
-  end, native.hubPost(item.asks, item.to, item.process, timeout, item.mail))
-  item.mail = nil
+  end, native.hubPost(asks, to, process, timeout, bytes))
 end
 
 -- Sends what may go now. What is sent may be over at once, so this is not for calling itself.
@@ -63,12 +61,12 @@ pump = function()
   pumping = true
   while first <= last do
     local item = queue[first]
-    if item.mail and not mayGo(item) then break end
+    if item.mail and not mayGo(item.asks) then break end
     queue[first] = nil
     first = first + 1
     if item.mail then
-      queued = queued - chargeFor(item)
-      go(item)
+      queued = queued - chargeFor(item.mail)
+      go(item.asks, item.to, item.process, math.max(item.deadline - native.now(), 0), item.mail, item.done)
     end
   end
   if first > last then first, last = 1, 0 end
@@ -82,7 +80,7 @@ local function endOverdue()
   for i = first, last do
     local item = queue[i]
     if item.mail and item.deadline <= now then
-      queued = queued - chargeFor(item)
+      queued = queued - chargeFor(item.mail)
       item.mail = nil
       item.done(nil, "the time was up before it could be sent", "timeout")
     elseif item.mail then
@@ -111,14 +109,14 @@ end
 -- @tparam string bytes what native.hubPack gave
 -- @tparam function done
 function mail.send(asks, to, process, timeout, bytes, done)
-  local item = { asks = asks, to = to, process = process, mail = bytes, done = done, deadline = native.now() + timeout }
-  if first > last and mayGo(item) then
-    go(item)
+  if first > last and mayGo(asks) then
+    go(asks, to, process, timeout, bytes, done)
     return
   end
+  local item = { asks = asks, to = to, process = process, mail = bytes, done = done, deadline = native.now() + timeout }
   last = last + 1
   queue[last] = item
-  queued = queued + chargeFor(item)
+  queued = queued + chargeFor(bytes)
   nearest = math.min(nearest, item.deadline)
   setAlarm()
 end
