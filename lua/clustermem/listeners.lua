@@ -168,12 +168,12 @@ local function pump(listener)
   scheduler.beginSoon(listener)
 end
 
--- What a listener begins.
+-- What a listener begins. It goes on also where not even the error can be described, for want of memory.
 local function run(listener)
-  local raised, failure = scheduler.try(tell, listener)
+  local ok, raised = xpcall(tell, scheduler.failure, listener)
   listener.busy = false
   pump(listener)
-  if raised then scheduler.uncaught(failure) end
+  if not ok then scheduler.uncaught(scheduler.failure(raised)) end
 end
 
 local function push(listener, item)

@@ -262,9 +262,10 @@ end
 -- What a message begins, for each handler.
 local function run(entry)
   local delivery = entry.delivery
-  local raised, failure = scheduler.try(handle, entry)
+  local ok, raised = xpcall(handle, scheduler.failure, entry)
   ended(delivery)
-  if not raised then return end
+  if ok then return end
+  local failure = scheduler.failure(raised)
   if delivery.ticket == 0 or entry.returned then
     scheduler.uncaught(failure)
   else
