@@ -228,7 +228,7 @@ int cm_chunk_back(struct cm_segment *segment, uint32_t index) {
     struct cm_chunk_word word;
     if (!seize_free(segment, index, true, &word))
         return CM_E_BUSY;
-    int err = cm_segment_back(segment, cm_segment_chunk_at(segment, index), segment->layout.chunk_bytes);
+    int err = cm_segment_fill(segment, cm_segment_chunk_at(segment, index), segment->layout.chunk_bytes);
     set_word(segment, index, (struct cm_chunk_word){.hole = err != 0, .generation = word.generation});
     return err;
 }

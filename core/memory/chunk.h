@@ -73,7 +73,8 @@ void cm_chunk_note_expiry(struct cm_segment *segment, uint64_t offset, uint64_t 
 bool cm_chunk_swap(struct cm_segment *segment, uint32_t index, uint64_t from, struct cm_chunk_word to,
                    bool exclusive);
 
-/* Puts pages behind a free chunk that has none. 0; CM_E_NOMEMORY; CM_E_BUSY for a chunk that is not such. */
+/* Puts written pages behind a free chunk that has none. 0; CM_E_NOMEMORY; CM_E_BUSY for a chunk that is not
+ * such. */
 int cm_chunk_back(struct cm_segment *segment, uint32_t index);
 /* Gives the pages of a free chunk back; false for one that is not free, or that somebody copies from. */
 bool cm_chunk_punch(struct cm_segment *segment, uint32_t index);

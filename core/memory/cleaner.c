@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "memory/append.h"
 
@@ -323,24 +324,33 @@ int cm_cleaner_make_room(struct cm_cleaner *cleaner, uint64_t bytes, uint64_t fr
     }
 }
 
+/* At most so many holes get pages: a few, and no more when a millisecond is over. True when some are left. */
+static bool back_some(struct cm_segment *segment, uint32_t most) {
+    uint64_t began_ms = cm_clock_ms();
+    uint32_t done = 0;
+    for (uint32_t i = 0; i < segment->layout.chunks; i++) {
+        int err = cm_chunk_back(segment, i);
+        if (err == CM_E_NOMEMORY || (!err && ++done == most))
+            return false;
+        if (!err && (done == STOCK_SLICE || cm_clock_ms() > began_ms))
+            return true;
+    }
+    return false;
+}
+
+static bool punch_some(struct cm_segment *segment, uint32_t most) {
+    uint32_t done = 0;
+    for (uint32_t i = cm_chunk_reached(segment); i-- > 0 && done < STOCK_SLICE && done < most;)
+        done += cm_chunk_punch(segment, i);
+    return done == STOCK_SLICE;
+}
+
 bool cm_cleaner_stock(struct cm_segment *segment, bool growing) {
     struct cm_chunk_census census;
     cm_chunk_count(segment, &census);
     atomic_store_explicit(&segment->header->free_chunks, (int32_t)census.free, memory_order_relaxed);
-    uint32_t kept = segment->layout.chunks / KEPT_PART;
-    if (kept < STOCK_CHUNKS)
-        kept = STOCK_CHUNKS;
-    unsigned done = 0;
-    if (growing && census.free_backed < STOCK_CHUNKS && census.free > census.free_backed) {
-        int err = 0;
-        for (uint32_t i = 0; err != CM_E_NOMEMORY && i < segment->layout.chunks && done < STOCK_SLICE; i++) {
-            err = cm_chunk_back(segment, i);
-            done += err == 0;
-        }
-    } else if (!growing && census.free_backed > kept) {
-        uint32_t excess = census.free_backed - kept;
-        for (uint32_t i = cm_chunk_reached(segment); i-- > 0 && done < STOCK_SLICE && done < excess;)
-            done += cm_chunk_punch(segment, i);
-    }
-    return done == STOCK_SLICE;
+    if (growing)
+        return census.free_backed < STOCK_CHUNKS && back_some(segment, STOCK_CHUNKS - census.free_backed);
+    uint32_t part = segment->layout.chunks / KEPT_PART, kept = part > STOCK_CHUNKS ? part : STOCK_CHUNKS;
+    return census.free_backed > kept && punch_some(segment, census.free_backed - kept);
 }

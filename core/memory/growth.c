@@ -28,7 +28,7 @@ static bool split(struct cm_participant *master) {
         segment->layout.groups_at + (uint64_t)segment->layout.groups_most * sizeof(struct cm_group);
     uint64_t len = CM_GROUPS_BACKED * sizeof(struct cm_group);
     /* Before the section: there is no waiting in it. The first groups came with the segment. */
-    if (groups % CM_GROUPS_BACKED == 0 && cm_segment_back(segment, at, len < end - at ? len : end - at))
+    if (groups % CM_GROUPS_BACKED == 0 && cm_segment_fill(segment, at, len < end - at ? len : end - at))
         return false;
     uint32_t mask = mask_of(groups + 1);
     struct cm_section section;

@@ -196,6 +196,21 @@ int cm_segment_back(const struct cm_segment *segment, uint64_t at, uint64_t len)
     return err ? CM_E_NOMEMORY : 0;
 }
 
+int cm_segment_fill(const struct cm_segment *segment, uint64_t at, uint64_t len) {
+    static const uint8_t zeroes[1 << 16];
+    while (len) {
+        size_t part = len < sizeof zeroes ? (size_t)len : sizeof zeroes;
+        ssize_t done = pwrite(segment->fd, zeroes, part, (off_t)at);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done <= 0)
+            return cm_segment_back(segment, at, len); /* no file may be written so far: RLIMIT_FSIZE */
+        at += (uint64_t)done;
+        len -= (uint64_t)done;
+    }
+    return 0;
+}
+
 void cm_segment_punch(const struct cm_segment *segment, uint64_t at, uint64_t len) {
     fallocate(segment->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)len);
 }

@@ -168,6 +168,9 @@ void cm_segment_close(struct cm_segment *segment);
 
 /* Makes sure that pages stand behind the bytes, so that touching them cannot fail. 0 or CM_E_NOMEMORY. */
 int cm_segment_back(const struct cm_segment *segment, uint64_t at, uint64_t len);
+/* The same for a hole, writing zeroes: so the first touch finds the page whole and only maps it, while it has
+ * to clear one that is merely backed, and a virtual machine's host may have to find it then. */
+int cm_segment_fill(const struct cm_segment *segment, uint64_t at, uint64_t len);
 /* Gives the pages behind the bytes back. */
 void cm_segment_punch(const struct cm_segment *segment, uint64_t at, uint64_t len);
 

@@ -2,8 +2,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "spec/core/segments.h"
@@ -289,6 +292,51 @@ static void pages_are_backed_and_given_back(void **state) {
     cm_segment_close(&segment);
 }
 
+/* Whether all of these bytes have been written, as the file says: pages that are merely backed count as a
+ * hole there. */
+static bool are_written(const struct cm_segment *segment, uint64_t at, uint64_t len) {
+    return lseek(segment->fd, (off_t)at, SEEK_HOLE) >= (off_t)(at + len);
+}
+
+static void a_filled_hole_has_whole_pages(void **state) {
+    (void)state;
+    struct cm_segment segment;
+    open_segment(&segment, 64 * mib, 3);
+    uint64_t before = resident(&segment), at = cm_segment_chunk_at(&segment, 5);
+    uint32_t len = segment.layout.chunk_bytes;
+    assert_int_equal(cm_segment_back(&segment, at, len), 0);
+    assert_false(are_written(&segment, at, len));
+    cm_segment_punch(&segment, at, len);
+    assert_int_equal(cm_segment_fill(&segment, at, len), 0);
+    assert_true(are_written(&segment, at, len));
+    assert_int_equal(resident(&segment), before + len);
+    for (uint32_t i = 0; i < len; i += 512)
+        assert_int_equal(segment.base[at + i], 0);
+    struct cm_segment without = segment;
+    without.fd = -1;
+    assert_int_equal(cm_segment_fill(&without, at, len), CM_E_NOMEMORY);
+    cm_segment_close(&segment);
+}
+
+static void where_files_may_not_be_written_a_hole_is_backed(void **state) {
+    (void)state;
+    struct cm_segment segment;
+    open_segment(&segment, 64 * mib, 3);
+    uint64_t before = resident(&segment), at = cm_segment_chunk_at(&segment, 5);
+    uint32_t len = segment.layout.chunk_bytes, written = len / 2;
+    signal(SIGXFSZ, SIG_IGN); /* as the master does */
+    struct rlimit limit;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    struct rlimit less = {at + written, limit.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &less), 0);
+    int err = cm_segment_fill(&segment, at, len);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    assert_int_equal(err, 0);
+    assert_true(are_written(&segment, at, written));
+    assert_int_equal(resident(&segment), before + len);
+    cm_segment_close(&segment);
+}
+
 static void an_offset_knows_its_chunk(void **state) {
     (void)state;
     struct cm_segment segment;
@@ -320,6 +368,8 @@ int main(void) {
         cmocka_unit_test(a_read_only_mapping_stores_in_no_group_and_no_chunk),
         cmocka_unit_test(the_bookkeeping_has_its_pages_from_the_start),
         cmocka_unit_test(pages_are_backed_and_given_back),
+        cmocka_unit_test(a_filled_hole_has_whole_pages),
+        cmocka_unit_test(where_files_may_not_be_written_a_hole_is_backed),
         cmocka_unit_test(an_offset_knows_its_chunk),
     };
     return cmocka_run_group_tests_name("segment", tests, NULL, NULL);
