@@ -25,6 +25,12 @@ int cm_document_check_body(struct cm_bytes body);
  * CM_E_NOTFOUND when it, or a table that it would be in, is absent or expired; CM_E_BADVALUE. */
 int cm_document_find(struct cm_bytes body, struct cm_bytes steps, uint64_t now_ms, struct cm_bytes *value);
 
+/* The same in a stream whose next byte is the body's first and whose end is the body's: where it begins in
+ * the body, and its length. Without `len` (NULL) the value is not passed over: the next it is. Or what the
+ * stream says. */
+int cm_document_seek(struct cm_stream *body, struct cm_bytes steps, uint64_t now_ms, uint64_t *at,
+                     uint64_t *len);
+
 /* When the living value there expires by its own mark; 0: never, or there is none. 0 or CM_E_BADVALUE. */
 int cm_document_expiry(struct cm_bytes body, struct cm_bytes steps, uint64_t now_ms, uint64_t *expires_ms);
 

@@ -7,12 +7,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/buf.h"
+#include "base/stream.h"
 
 enum {
     CM_ITEM_MAX_DEPTH = 128, /* tables inside tables, the outermost counted */
     CM_ITEM_MARK_BYTES = 10,
-    CM_ITEM_MARK_BYTE = 0xd7, /* the first of a mark, and of nothing else */
+    CM_ITEM_HEAD_BYTES = CM_ITEM_MARK_BYTES, /* the most that tell what an item is */
+    CM_ITEM_MARK_BYTE = 0xd7,                /* the first of a mark, and of nothing else */
 };
 
 enum cm_item_kind {
@@ -41,6 +42,13 @@ int cm_item_take(struct cm_bytes *rest, struct cm_item *item);
 /* Takes a value with all that is in it, and its mark. Looks at lengths only: what it passes over need not be
  * well-formed. 0 or CM_E_BADVALUE. */
 int cm_item_skip(struct cm_bytes *rest);
+
+/* The item that comes next in the stream, which stays there, and how many bytes it takes. As cm_item_take, or
+ * what the stream says. Of a string only the length is known: its bytes are the last ones. */
+int cm_item_peek(struct cm_stream *stream, struct cm_item *item, uint64_t *size);
+
+/* As cm_item_skip, or what the stream says. */
+int cm_item_pass(struct cm_stream *stream);
 
 /* Whether it can be a map's key: a string, or a number that is not NaN. */
 bool cm_item_is_key(const struct cm_item *item);

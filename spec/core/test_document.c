@@ -10,6 +10,7 @@
 #include "spec/core/alloc_failure.h"
 #include "spec/core/test.h"
 #include "spec/core/trees.h"
+#include "spec/core/trickle.h"
 
 /* Bodies written by hand: a mark of an expiry below 256 ms. */
 #define MARK(ms) "\xd7\x01\0\0\0\0\0\0\0" ms
@@ -109,7 +110,14 @@ static int purge(struct cm_bytes body, uint64_t now_ms, struct cm_buf *out) {
 static int find(struct cm_bytes body, struct cm_bytes steps, uint64_t now_ms, struct cm_bytes *value) {
     struct cm_bytes copy = copy_of(body), steps_copy = copy_of(steps);
     int err = cm_document_find(copy, steps_copy, now_ms, value);
+    struct trickle trickle;
+    uint64_t at = 0, len = 0;
+    trickle_init(&trickle, copy);
+    assert_int_equal(cm_document_seek(&trickle.stream, steps_copy, now_ms, &at, &len), err);
+    trickle_deinit(&trickle);
     if (!err) {
+        assert_int_equal(at, value->data - copy.data);
+        assert_int_equal(len, value->len);
         assert_true(value->data >= copy.data && value->len <= copy.len - (size_t)(value->data - copy.data));
         value->data = body.data + (value->data - copy.data);
     }

@@ -1,9 +1,11 @@
 /* The input begins with three bytes: the time, and the lengths of the steps and of the value that follow
  * them; the rest is the body. Whatever they are, operations end within their bytes, and of a body that is
- * well-formed they make one that is. What has been set is found, what has been deleted is not. */
+ * well-formed they make one that is. What has been set is found, what has been deleted is not; and by a
+ * stream the same is found. */
 #include "base/error.h"
 #include "data/document.h"
 #include "data/json.h"
+#include "spec/core/trickle.h"
 #include "spec/fuzz/fuzz.h"
 
 struct input {
@@ -25,7 +27,13 @@ static int find(const struct input *input, struct cm_bytes body, struct cm_bytes
     uint8_t *copy = exact_copy(body.data, body.len);
     int err = cm_document_find((struct cm_bytes){copy, body.len}, input->steps, input->now_ms, value);
     MUST(err == 0 || err == CM_E_NOTFOUND || err == CM_E_BADVALUE);
+    struct trickle trickle;
+    uint64_t at = 0, len = 0;
+    trickle_init(&trickle, (struct cm_bytes){copy, body.len});
+    MUST(cm_document_seek(&trickle.stream, input->steps, input->now_ms, &at, &len) == err);
+    trickle_deinit(&trickle);
     if (!err) {
+        MUST(copy + at == value->data && len == value->len);
         MUST(value->data >= copy && value->len <= body.len - (size_t)(value->data - copy));
         value->data = body.data + (value->data - copy);
     }
