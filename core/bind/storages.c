@@ -96,7 +96,7 @@ static int native_is_open(lua_State *L) {
     return 1;
 }
 
-/* What is under the path at index 2, in vm->value. */
+/* What is under the path at index 2, in vm->value; without `value` only whether there is anything. */
 static int find(lua_State *L, const char *what, struct cm_bytes *value, uint64_t *version) {
     struct cm_vm *vm = cm_vm_of(L);
     uint32_t id = check_open(L, vm, what);
@@ -154,8 +154,7 @@ static int native_document(lua_State *L) {
 
 /* storageHas(id, path) -> boolean | nil, message, code */
 static int native_has(lua_State *L) {
-    struct cm_bytes value;
-    int err = find(L, "store:has", &value, NULL);
+    int err = find(L, "store:has", NULL, NULL);
     cm_buf_reset(&cm_vm_of(L)->value, KEEP_BYTES);
     if (err && err != CM_E_NOTFOUND)
         return cm_requests_push_failure(L, err);

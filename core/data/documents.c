@@ -95,19 +95,42 @@ static int read_document(struct cm_documents *documents, uint32_t storage, struc
     return err ? err : read_head(value.bytes, number, body);
 }
 
+/* What is looked for in an entry, and what came of it. */
+struct search {
+    struct cm_bytes steps;
+    uint64_t now_ms;
+    bool copies;
+    int err;
+};
+
+static int find_part(void *data, struct cm_stream *entry, uint64_t *at, uint64_t *len) {
+    struct search *search = data;
+    int err = entry->left > HEAD_BYTES ? cm_stream_skip(entry, HEAD_BYTES) : CM_E_BADVALUE;
+    if (!err)
+        err = cm_document_seek(entry, search->steps, search->now_ms, at, search->copies ? len : NULL);
+    *at += HEAD_BYTES;
+    bool is_mine = err == CM_E_NOTFOUND || err == CM_E_BADVALUE; /* and not the stream's */
+    search->err = is_mine ? err : 0;
+    return is_mine ? 0 : err;
+}
+
 int cm_documents_get(struct cm_documents *documents, uint32_t storage, struct cm_bytes path,
                      struct cm_buf *buf, struct cm_bytes *value, uint64_t *version) {
-    struct cm_bytes name, body, found;
+    struct cm_bytes name, key, part;
     uint64_t now = 0;
+    struct search search = {.now_ms = documents->store.clock_ms(), .copies = value};
     int err = cm_path_split(&path, &name);
     if (!err)
-        err = read_document(documents, storage, name, buf, NULL, &body, &now);
-    if (version)
-        *version = err ? 0 : now;
+        err = make_key(documents, storage, name, &key);
+    search.steps = path;
     if (!err)
-        err = cm_document_find(body, path, documents->store.clock_ms(), &found);
+        err = cm_store_get_part(&documents->store, key, find_part, &search, buf, &part, &now);
+    if (version)
+        *version = now;
+    if (!err)
+        err = search.err;
     if (!err && value)
-        *value = found;
+        *value = part;
     return err;
 }
 

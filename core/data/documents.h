@@ -40,8 +40,9 @@ void cm_documents_rest(struct cm_documents *documents);
 bool cm_documents_is_open(struct cm_documents *documents, uint32_t storage, uint64_t *closed);
 
 /* Gives what is under the path, a view into the buffer, with what has expired in it still marked; and the
- * version of the whole document, 0 where there is none. Either may be NULL. 0, CM_E_NOTFOUND, CM_E_NOMEMORY
- * where the buffer cannot grow. */
+ * version of the whole document, 0 where there is none. Either may be NULL. Of a document above 4 KiB only
+ * that is copied; what comes before it is passed over, and the strings in that are not touched. 0,
+ * CM_E_NOTFOUND, CM_E_NOMEMORY where the buffer cannot grow. */
 int cm_documents_get(struct cm_documents *documents, uint32_t storage, struct cm_bytes path,
                      struct cm_buf *buf, struct cm_bytes *value, uint64_t *version);
 

@@ -329,6 +329,19 @@ bool cm_store_number_at(const struct cm_store *store, const struct cm_spot *spot
     return true;
 }
 
+int cm_store_get_part(struct cm_store *store, struct cm_bytes key_bytes, cm_table_find_fn search, void *data,
+                      struct cm_buf *buf, struct cm_bytes *part, uint64_t *version) {
+    struct cm_key key = cm_store_key(store, key_bytes);
+    struct cm_found found;
+    int err = bad_key(key_bytes)
+                  ? CM_E_NOTFOUND
+                  : cm_table_get_part(store->participant, &key, search, data, buf, part, &found);
+    if (!err && cm_store_is_over(store, found.expires_ms))
+        err = CM_E_NOTFOUND;
+    *version = err ? 0 : found.version;
+    return err;
+}
+
 int cm_store_remove(struct cm_store *store, struct cm_bytes key_bytes, const struct cm_change *change,
                     uint64_t *version) {
     *version = 0;

@@ -43,6 +43,13 @@ static inline void store(_Atomic uint64_t *word, uint64_t value) {
     atomic_store_explicit(word, value, memory_order_relaxed);
 }
 
+/* Whether the sequence is what it was. The fence: what has been copied (relaxed) was loaded before this load;
+ * and if any of it came from a writer behind a later sequence, that sequence is seen here. */
+static inline bool is_unchanged(const struct cm_group *group, uint64_t sequence) {
+    atomic_thread_fence(memory_order_acquire);
+    return cm_word_sequence(load(&group->word)) == sequence;
+}
+
 enum look { LOOK_FOUND, LOOK_ABSENT, LOOK_LOST };
 
 /* Follows the key's chain, at most so many steps. LOOK_LOST: it led nowhere, or had no end. */

@@ -23,13 +23,19 @@ struct cm_appender {
 };
 #define CM_NO_CHUNK UINT32_MAX
 
+/* Of the value being read: core/memory/pieces. */
+struct cm_piece {
+    uint64_t offset;
+    uint64_t begins; /* behind so many bytes of key and value */
+};
+
 struct cm_participant {
     struct cm_segment *segment;
     struct cm_seat *seat;
     uint32_t id;
     uint32_t count; /* of its sections */
     struct cm_appender appender;
-    uint64_t *pieces; /* of the long value being read: the fragments' offsets */
+    struct cm_piece *pieces;
     size_t pieces_room;
     uint32_t inserts;                  /* less what it removed, since it last rang for growth */
     uint32_t claims;                   /* of chunks */

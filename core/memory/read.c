@@ -1,22 +1,15 @@
 /* Reading the table: get and walk, of core/memory/table.h. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
 #include "memory/chains.h"
+#include "memory/pieces.h"
 
 enum {
     TRIES = 8,           /* of a reader, before it takes the group */
     STEPS = 256,         /* along a chain, before a reader doubts that it has an end */
     COPIED_BYTES = 4096, /* a longer value is copied under hazards instead of being checked afterwards */
 };
-
-/* Whether the sequence is what it was. The fence: what has been copied (relaxed) was loaded before this load;
- * and if any of it came from a writer behind a later sequence, that sequence is seen here. */
-static bool unchanged(const struct cm_group *group, uint64_t sequence) {
-    atomic_thread_fence(memory_order_acquire);
-    return cm_word_sequence(load(&group->word)) == sequence;
-}
 
 static void note_found(const struct cm_place *place, const struct cm_group *group, uint64_t sequence,
                        struct cm_found *found) {
@@ -33,7 +26,7 @@ static void note_found(const struct cm_place *place, const struct cm_group *grou
 }
 
 bool cm_table_unchanged(const struct cm_found *found) {
-    return unchanged(found->group, found->sequence);
+    return is_unchanged(found->group, found->sequence);
 }
 
 struct cm_spot cm_table_spot(const struct cm_segment *segment, const struct cm_found *found) {
@@ -52,119 +45,75 @@ bool cm_table_number_at(const struct cm_segment *segment, const struct cm_spot *
     *found = (struct cm_found){.kind = cm_record_shape(record).kind,
                                .number = cm_record_number(record),
                                .version = cm_record_version(record)};
-    return unchanged(&segment->groups[spot->line], cm_word_sequence(spot->word)) &&
+    return is_unchanged(&segment->groups[spot->line], cm_word_sequence(spot->word)) &&
            cm_kind_is_number(found->kind);
 }
 
-/* --- long values: copied at leisure, while hazards name their chunks --- */
+/* --- getting --- */
 
-/* Room for the fragments' offsets: at least one more. */
-static int grow_pieces(struct cm_participant *participant) {
-    size_t room = participant->pieces_room ? participant->pieces_room * 2 : 64;
-    uint64_t *pieces = realloc(participant->pieces, room * sizeof *pieces);
-    if (!pieces)
-        return CM_E_NOMEMORY;
-    participant->pieces = pieces;
-    participant->pieces_room = room;
-    return 0;
+/* What is wanted of an entry. */
+struct wish {
+    uint64_t known;        /* nothing, if this is its version */
+    struct cm_buf *value;  /* where its value goes, or the part; NULL: nothing is wanted */
+    cm_table_find_fn find; /* the part; NULL: the whole value */
+    void *data;
+    struct cm_bytes *part;
+};
+
+static bool is_wanted(const struct cm_found *found, const struct wish *wish) {
+    return wish->value && !cm_kind_is_number(found->kind) && (!wish->known || found->version != wish->known);
 }
 
-/* Names every chunk that the value lies in, and lists its fragments: their links change when the cleaner
- * moves one, to chunks that are not named; where they were they stay whole. CM_E_CONFLICT where the links
- * lead nowhere; CM_E_NOMEMORY where the list is full and may not grow. */
-static int name_pieces(struct cm_participant *participant, const struct cm_place *place,
-                       const struct cm_group *group, uint64_t sequence, size_t *count) {
-    const struct cm_segment *segment = participant->segment;
-    cm_hazard_set(participant, (uint32_t)cm_segment_chunk_of(segment, place->offset));
-    *count = 0;
-    struct cm_payload payload;
-    if (place->shape.kind != CM_KIND_LONG)
-        return 0;
-    if (!cm_payload_open(&payload, segment, place->offset))
-        return CM_E_CONFLICT;
-    for (uint64_t left = cm_words(place->shape.key_len) + cm_words(place->shape.value_len);;) {
-        cm_hazard_set(participant, (uint32_t)cm_segment_chunk_of(segment, payload.at));
-        /* A look at the sequence, since stale links may lead in a circle. */
-        if (*count == participant->pieces_room && group && !unchanged(group, sequence))
-            return CM_E_CONFLICT;
-        if (*count == participant->pieces_room && (!group || grow_pieces(participant)))
-            return CM_E_NOMEMORY;
-        participant->pieces[(*count)++] = payload.at;
-        uint64_t piece = cm_words(payload.left);
-        if (piece >= left)
-            return 0;
-        left -= piece;
-        if (!cm_payload_read(&payload, NULL, piece) || !cm_payload_more(&payload))
-            return CM_E_CONFLICT;
-    }
-}
-
-static int reserve_value(const struct cm_place *place, struct cm_buf *value) {
-    value->len = 0;
-    int err = cm_buf_reserve(value, cm_words(place->shape.value_len));
-    if (!err)
-        value->len = place->shape.value_len;
-    return err;
-}
-
-/* CM_E_CONFLICT where it is not there, or not whole. */
+/* CM_E_CONFLICT where the value is not there, or not whole. */
 static int copy_value(const struct cm_segment *segment, const struct cm_place *place, struct cm_buf *value) {
-    int err = reserve_value(place, value);
-    if (!err && !cm_record_read_value(segment, place->offset, place->shape, value->data))
-        err = CM_E_CONFLICT;
+    int err = cm_buf_reserve(value, cm_words(place->shape.value_len));
+    if (err)
+        return err;
+    value->len = place->shape.value_len;
+    return cm_record_read_value(segment, place->offset, place->shape, value->data) ? 0 : CM_E_CONFLICT;
+}
+
+/* In what has been copied, and is what it should be. */
+static int find_in_copy(const struct wish *wish) {
+    struct cm_stream stream = cm_stream_of(cm_buf_view(wish->value));
+    uint64_t at = 0, len = 0;
+    int err = wish->find(wish->data, &stream, &at, &len);
+    *wish->part = len ? (struct cm_bytes){wish->value->data + at, len} : (struct cm_bytes){0};
     return err;
 }
 
-/* Copies what name_pieces has named. */
-static int copy_named(struct cm_participant *participant, const struct cm_place *place, size_t count,
-                      struct cm_buf *value) {
-    if (place->shape.kind != CM_KIND_LONG)
-        return copy_value(participant->segment, place, value);
-    int err = reserve_value(place, value);
-    uint8_t *to = value->data;
-    uint64_t skip = cm_words(place->shape.key_len);
-    uint64_t left = cm_words(place->shape.value_len);
-    for (size_t i = 0; !err && i < count; i++) {
-        struct cm_payload payload;
-        if (!cm_payload_open_fragment(&payload, participant->segment, participant->pieces[i]))
-            return CM_E_CONFLICT;
-        uint64_t piece = cm_words(payload.left);
-        uint64_t skipped = piece < skip ? piece : skip;
-        uint64_t copied = piece - skipped < left ? piece - skipped : left;
-        cm_payload_read(&payload, NULL, skipped);
-        cm_payload_read(&payload, to, copied);
-        skip -= skipped;
-        left -= copied;
-        to += copied;
-    }
-    return err;
-}
-
-/* Copies a long value after what is `read` of the group under this sequence. The fence and the second look at
- * the sequence are the reader's half of what core/memory/chunk's swap does. */
-static int copy_long(struct cm_participant *participant, const struct cm_group *group, uint64_t sequence,
-                     const struct cm_place *place, struct cm_buf *value) {
-    size_t count;
-    int err = name_pieces(participant, place, group, sequence, &count);
-    atomic_thread_fence(memory_order_seq_cst);
-    if (!unchanged(group, sequence))
-        err = CM_E_CONFLICT;
+/* Copies what is wanted of a value whose chunks are named, or get named on the way. */
+static int copy_pieces(struct cm_pieces *pieces, const struct wish *wish) {
+    struct cm_bytes copy;
+    if (!wish->find)
+        return cm_pieces_copy(pieces, 0, pieces->shape.value_len, wish->value, &copy);
+    uint64_t at = 0, len = 0;
+    int err = cm_pieces_begin(pieces);
     if (!err)
-        err = copy_named(participant, place, count, value);
+        err = wish->find(wish->data, &pieces->stream, &at, &len);
+    return err ? err : cm_pieces_copy(pieces, at, len, wish->value, wish->part);
+}
+
+/* Gets a long value after what is `read` of the group under this sequence. To name all of it takes a moment,
+ * and to find a part of it can take long: beside writers of the group the former succeeds, in the quiet the
+ * part alone is less. */
+static int get_long(struct cm_participant *participant, const struct cm_group *group, uint64_t sequence,
+                    const struct cm_place *place, const struct wish *wish) {
+    struct cm_pieces pieces;
+    cm_pieces_init(&pieces, participant, place->offset, place->shape, group, sequence);
+    int err = wish->find && participant->tries == 1 ? 0 : cm_pieces_name(&pieces);
+    if (!err)
+        err = copy_pieces(&pieces, wish);
     cm_hazard_clear(participant);
     return err;
 }
 
-static bool is_copied(const struct cm_found *found, uint64_t known, const struct cm_buf *value) {
-    return value && !cm_kind_is_number(found->kind) && (!known || found->version != known);
-}
-
 /* One try: 0, CM_E_NOTFOUND, CM_E_NOMEMORY, or CM_E_CONFLICT to try again. */
-static int try_get(struct cm_participant *participant, const struct cm_key *key, uint64_t known,
-                   struct cm_buf *value, struct cm_found *found) {
+static int try_get(struct cm_participant *participant, const struct cm_key *key, const struct wish *wish,
+                   struct cm_found *found) {
     const struct cm_segment *segment = participant->segment;
-    if (value)
-        value->len = 0;
+    if (wish->value)
+        wish->value->len = 0;
     uint32_t groups = load_groups(segment);
     struct cm_group *group = &segment->groups[index_in(groups, key->hash)];
     /* Acquire: what is behind this sequence is seen by all loads that follow. */
@@ -176,26 +125,28 @@ static int try_get(struct cm_participant *participant, const struct cm_key *key,
     if (result == LOOK_LOST)
         return CM_E_CONFLICT;
     if (result == LOOK_ABSENT)
-        return unchanged(group, sequence) ? CM_E_NOTFOUND : CM_E_CONFLICT;
+        return is_unchanged(group, sequence) ? CM_E_NOTFOUND : CM_E_CONFLICT;
     note_found(&place, group, sequence, found);
-    if (is_copied(found, known, value)) {
+    if (is_wanted(found, wish)) {
         if (place.shape.value_len > COPIED_BYTES)
-            return copy_long(participant, group, sequence, &place, value);
-        int err = copy_value(segment, &place, value);
+            return get_long(participant, group, sequence, &place, wish);
+        int err = copy_value(segment, &place, wish->value);
         if (err)
             return err;
     }
-    return unchanged(group, sequence) ? 0 : CM_E_CONFLICT;
+    if (!is_unchanged(group, sequence))
+        return CM_E_CONFLICT;
+    return wish->find ? find_in_copy(wish) : 0;
 }
 
-/* Reads as the group's owner; long values are copied after it has been left, under their hazards. `again`:
- * there was no room to list a value's fragments, and there is more now. */
-static int get_as_owner(struct cm_participant *participant, const struct cm_key *key, uint64_t known,
-                        struct cm_buf *value, struct cm_found *found, bool *again) {
+/* Reads as the group's owner; of long values the pieces are named, and copied after it has been left.
+ * `again`: there was no room to list them, and there is more now. */
+static int get_as_owner(struct cm_participant *participant, const struct cm_key *key, const struct wish *wish,
+                        struct cm_found *found, bool *again) {
     *again = false;
-    if (value)
-        value->len = 0;
-    int err = value ? cm_buf_reserve(value, COPIED_BYTES) : 0;
+    if (wish->value)
+        wish->value->len = 0;
+    int err = wish->value ? cm_buf_reserve(wish->value, COPIED_BYTES) : 0;
     if (err)
         return err;
     struct cm_section section;
@@ -206,32 +157,31 @@ static int get_as_owner(struct cm_participant *participant, const struct cm_key 
         return CM_E_NOTFOUND;
     }
     note_found(&place, group_in(participant->segment, &section), section.sequence, found);
-    bool copies = is_copied(found, known, value);
-    if (!copies || place.shape.value_len <= COPIED_BYTES) {
-        if (copies)
-            err = copy_value(participant->segment, &place, value);
+    bool wanted = is_wanted(found, wish);
+    if (!wanted || place.shape.value_len <= COPIED_BYTES) {
+        if (wanted)
+            err = copy_value(participant->segment, &place, wish->value);
         cm_section_leave(&section);
-        return err;
+        return !err && wish->find ? find_in_copy(wish) : err;
     }
-    size_t count;
-    err = name_pieces(participant, &place, NULL, 0, &count);
-    /* The hazards are seen before the group is free again, so before the value can be retired. */
-    atomic_thread_fence(memory_order_seq_cst);
+    struct cm_pieces pieces;
+    cm_pieces_init(&pieces, participant, place.offset, place.shape, NULL, 0);
+    err = cm_pieces_name(&pieces);
     cm_section_leave(&section);
     if (err == CM_E_NOMEMORY) {
-        err = grow_pieces(participant);
+        err = cm_pieces_grow(participant);
         *again = !err;
     } else if (!err) {
-        err = copy_named(participant, &place, count, value);
+        err = copy_pieces(&pieces, wish);
     }
     cm_hazard_clear(participant);
     return err;
 }
 
-int cm_table_get_unless(struct cm_participant *participant, const struct cm_key *key, uint64_t known,
-                        struct cm_buf *value, struct cm_found *found) {
+static int get(struct cm_participant *participant, const struct cm_key *key, const struct wish *wish,
+               struct cm_found *found) {
     for (participant->tries = 1; participant->tries <= TRIES; participant->tries++) {
-        int err = try_get(participant, key, known, value, found);
+        int err = try_get(participant, key, wish, found);
         if (err != CM_E_CONFLICT)
             return err;
         cm_pause();
@@ -239,9 +189,21 @@ int cm_table_get_unless(struct cm_participant *participant, const struct cm_key 
     int err;
     bool again;
     do
-        err = get_as_owner(participant, key, known, value, found, &again);
+        err = get_as_owner(participant, key, wish, found, &again);
     while (again);
     return err;
+}
+
+int cm_table_get_unless(struct cm_participant *participant, const struct cm_key *key, uint64_t known,
+                        struct cm_buf *value, struct cm_found *found) {
+    struct wish wish = {.known = known, .value = value};
+    return get(participant, key, &wish, found);
+}
+
+int cm_table_get_part(struct cm_participant *participant, const struct cm_key *key, cm_table_find_fn find,
+                      void *data, struct cm_buf *buf, struct cm_bytes *part, struct cm_found *found) {
+    struct wish wish = {.value = buf, .find = find, .data = data, .part = part};
+    return get(participant, key, &wish, found);
 }
 
 /* --- walking --- */
@@ -305,7 +267,7 @@ static int try_walk(struct cm_participant *participant, const struct walk *walk,
     int err = list_group(segment, group, STEPS, walk, true, out);
     if (err)
         return err;
-    return unchanged(group, sequence) ? 0 : CM_E_CONFLICT;
+    return is_unchanged(group, sequence) ? 0 : CM_E_CONFLICT;
 }
 
 static int walk_as_owner(struct cm_participant *participant, const struct walk *walk, uint64_t hash,

@@ -9,6 +9,7 @@
 #ifndef CM_MEMORY_TABLE_H
 #define CM_MEMORY_TABLE_H
 
+#include "base/stream.h"
 #include "memory/participant.h"
 #include "memory/record.h"
 
@@ -78,6 +79,16 @@ static inline int cm_table_get(struct cm_participant *participant, const struct 
                                struct cm_buf *value, struct cm_found *found) {
     return cm_table_get_unless(participant, key, 0, value, found);
 }
+
+/* As above, but copies only what `find` finds in the value: it says where that is, and how long; nothing is
+ * copied of length 0. *part is a view into the buffer.
+ *
+ * What `find` reads is the value as it was at one moment. What it passes over without a look is not touched.
+ * Hazards may stand meanwhile: it calls no Lua, raises nothing and does not wait. It returns 0, or at once
+ * what the stream says; then it may be called anew, with another stream. A number's stream has no bytes. */
+typedef int (*cm_table_find_fn)(void *data, struct cm_stream *value, uint64_t *at, uint64_t *len);
+int cm_table_get_part(struct cm_participant *participant, const struct cm_key *key, cm_table_find_fn find,
+                      void *data, struct cm_buf *buf, struct cm_bytes *part, struct cm_found *found);
 
 /* Whether what was read is the present state still, as long as nothing has changed in its whole group. */
 bool cm_table_unchanged(const struct cm_found *found);

@@ -369,9 +369,13 @@ const char *hunt_check_value(struct cm_bytes value, uint64_t key, uint32_t *seed
     if ((uint32_t)word != value.len)
         return "the length in it is another";
     *seed = (uint32_t)(word >> 32);
-    for (size_t i = 8; i < value.len; i += 8) {
-        uint64_t expected = pattern(key, *seed, value.len, i - 8);
-        if (memcmp(value.data + i, &expected, value.len - i < 8 ? value.len - i : 8) != 0)
+    return hunt_check_part((struct cm_bytes){value.data + 8, value.len - 8}, 8, value.len, key, *seed);
+}
+
+const char *hunt_check_part(struct cm_bytes part, size_t at, size_t len, uint64_t key, uint32_t seed) {
+    for (size_t i = 0; i < part.len; i += 8) {
+        uint64_t expected = pattern(key, seed, len, at + i - 8);
+        if (memcmp(part.data + i, &expected, part.len - i < 8 ? part.len - i : 8) != 0)
             return "bytes in the midst of it";
     }
     return NULL;

@@ -146,6 +146,9 @@ void hunt_fill(uint8_t *value, size_t len, uint64_t key, uint32_t seed);
 /* NULL for a whole value, else what is wrong with it. *seed: what it was filled from, 0 for a short one. */
 const char *hunt_check_value(struct cm_bytes value, uint64_t key, uint32_t *seed);
 
+/* NULL where the bytes are those of such a value of that length from `at` on, a multiple of 8 and not 0. */
+const char *hunt_check_part(struct cm_bytes part, size_t at, size_t len, uint64_t key, uint32_t seed);
+
 /* Sets such a value, as the master, and gives its version. */
 uint64_t hunt_put(struct hunt *hunt, struct cm_bytes key, uint64_t number, size_t len, uint32_t seed);
 

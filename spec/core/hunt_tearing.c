@@ -1,8 +1,10 @@
 /* Readers beside writers on few hot keys and some colder ones, while the cleaner moves everything all the
+/* Readers beside writers on few hot keys and some colder ones, while the cleaner moves everything all the
  * time: each value that is read is whole, and a key's versions never go back, also from what one reader sees
  * to what another one sees then; and what stands (cm_table_stands) is what was read. Three kinds of keys:
  * bytes of changing length, from one byte to many fragments, which are sometimes removed; numbers, which
- * change in place; and both in turn. */
+ * change in place; and both in turn. Of some values only a part is read, after a search that looks here and
+ * there. */
 #include "spec/core/hunt.h"
 
 enum {
@@ -23,6 +25,7 @@ struct counts {
     _Atomic uint64_t numbers;
     _Atomic uint64_t absent;
     _Atomic uint64_t as_owner;
+    _Atomic uint64_t parts;
     _Atomic uint64_t versions; /* how often a reader saw another one than before */
     _Atomic uint64_t stood;    /* of the reads: nothing had changed */
 };
@@ -127,6 +130,74 @@ static uint64_t read_standing(struct hunt_self *self, size_t number, const struc
     return !spot->is_number && cm_table_stands(self->participant.segment, spot) ? spot->version : 0;
 }
 
+/* What a search for a part has met. */
+struct search {
+    uint64_t random;
+    size_t number; /* of the key */
+    size_t at, len, value_len;
+    uint32_t seed;
+    const char *wrong;
+};
+
+/* Looks into a long value at some places from the front to the end, and wants what comes next. */
+static int find_part(void *data, struct cm_stream *value, uint64_t *at, uint64_t *len) {
+    struct search *search = data;
+    size_t total = search->value_len = value->left;
+    uint64_t random = search->random, first;
+    search->wrong = NULL;
+    *at = *len = search->at = search->len = 0;
+    if (total <= 16)
+        return 0;
+    int err = cm_stream_look(value, 8);
+    if (err)
+        return err;
+    memcpy(&first, value->ready.data, 8);
+    search->seed = (uint32_t)(first >> 32);
+    if ((uint32_t)first != total)
+        search->wrong = "the length in it is another";
+    for (uint64_t skip = 8;; skip = 8 * random_below(&random, total / 16)) {
+        if (value->left <= skip + CM_STREAM_LOOK_BYTES)
+            break;
+        err = cm_stream_skip(value, skip);
+        if (!err)
+            err = cm_stream_look(value, CM_STREAM_LOOK_BYTES);
+        if (err)
+            return err;
+        struct cm_bytes look = {value->ready.data, CM_STREAM_LOOK_BYTES};
+        const char *wrong = hunt_check_part(look, total - value->left, total, search->number, search->seed);
+        search->wrong = search->wrong ? search->wrong : wrong;
+    }
+    *at = search->at = value->left == total ? 8 : total - value->left;
+    *len = search->len = 1 + random_below(&random, total - search->at);
+    return cm_stream_skip(value, search->at + search->len - (total - value->left));
+}
+
+static void read_part(struct hunt_self *self, size_t number, struct cm_bytes key, struct seen *seen,
+                      struct counts *count) {
+    struct search search = {.random = random_next(&self->random), .number = number};
+    struct cm_bytes part;
+    uint64_t version;
+    int err = cm_store_get_part(&self->store, key, find_part, &search, &self->buf, &part, &version);
+    HUNT_CHECK(err == 0 || err == CM_E_NOTFOUND, "get_part: %s", cm_error_name(err));
+    HUNT_CHECK(self->participant.tries <= 9, "%u tries", self->participant.tries);
+    if (self->participant.tries > 8)
+        add(&count->as_owner);
+    if (err)
+        return;
+    HUNT_CHECK(version >= seen->version, "key %zu goes back in a part", number);
+    if (!search.value_len)
+        return; /* a number */
+    add(&count->parts);
+    const char *wrong = search.wrong;
+    if (!wrong && search.len)
+        wrong = hunt_check_part(part, search.at, search.value_len, number, search.seed);
+    HUNT_CHECK(!wrong, "torn: %s, in a part of %zu of %zu bytes", wrong, search.len, search.value_len);
+    HUNT_CHECK(part.len == search.len, "a part of %zu bytes instead of %zu", part.len, search.len);
+    bool same = search.value_len <= 16 || seen->content == ((uint64_t)search.seed << 32 | search.value_len);
+    HUNT_CHECK(version != seen->version || same, "key %zu has two values of version %lu", number,
+               (unsigned long)version);
+}
+
 static void read_values(struct hunt_self *self) {
     struct counts *count = &counts[self->number];
     struct seen seen[KEYS] = {0};
@@ -139,6 +210,8 @@ static void read_values(struct hunt_self *self) {
     while (!hunt_told_to_stop(self)) {
         for (int i = 0; i < BATCH; i++) {
             size_t number = random_key(&self->random, 2);
+            if (random_below(&self->random, 4) == 0)
+                read_part(self, number, keys[number].bytes, &seen[number], count);
             struct cm_value value;
             uint64_t floor = atomic_load(&latest[number]);
             uint64_t version = read_standing(self, number, &spots[number], &seen[number], count);
@@ -192,14 +265,14 @@ static void test_tearing(void **state) {
         writes += atomic_load(&hunt.shared->workers[i].operations);
     printf(
         "tearing, %s: %lu reads (%lu without a look, %lu above 4 KiB, %lu numbers, %lu absent, %lu as owner, "
-        "%lu changes seen), "
-        "%lu writes, each of %u chunks used %lu times, %lu cleaned, %lu served, %lu refused though there was "
-        "room\n",
+        "%lu changes seen), %lu of parts, %lu writes, each of %u chunks used %lu times, %lu cleaned, %lu "
+        "served, %lu refused though there was room\n",
         name, SUM(reads), SUM(stood), SUM(longs), SUM(numbers), SUM(absent), SUM(as_owner), SUM(versions),
-        (unsigned long)writes, hunt.segment.layout.chunks,
+        SUM(parts), (unsigned long)writes, hunt.segment.layout.chunks,
         (unsigned long)(hunt_generations(&hunt) / hunt.segment.layout.chunks),
         (unsigned long)hunt.cleaner.cleaned_chunks, (unsigned long)hunt.served, (unsigned long)hunt.refused);
-    assert_true(SUM(stood) > 1000 && SUM(longs) > 0 && SUM(numbers) > 0 && SUM(versions) > 1000);
+    assert_true(SUM(stood) > 1000 && SUM(longs) > 0 && SUM(parts) > 0 && SUM(numbers) > 0 &&
+                SUM(versions) > 1000);
     struct hunt_audit audit;
     assert_true(hunt_clean(&hunt));
     hunt_audit(&hunt, true, &audit);

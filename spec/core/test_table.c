@@ -1049,6 +1049,85 @@ static void nor_does_it_change_for_who_read_it_as_the_owner(void **state) {
     untrap_buf(&buf);
 }
 
+/* A search for a part during which the value is replaced, the first time or the first two times; with a look
+ * at the bytes on the way to it. */
+struct part_search {
+    struct replacement replacement;
+    unsigned replaced, calls;
+    uint8_t first[8], looked[100];
+    struct cm_found found;
+    struct cm_bytes part;
+};
+enum { PART_LOOKED_AT = 8003, PART_AT = 9005, PART_LEN = 2000, PART_OF = 12000 };
+
+static int find_part(void *data, struct cm_stream *value, uint64_t *at, uint64_t *len) {
+    struct part_search *search = data;
+    int err = cm_stream_look(value, sizeof search->first);
+    if (err)
+        return err;
+    memcpy(search->first, value->ready.data, sizeof search->first);
+    if (search->calls++ < search->replaced)
+        replace_again_and_again(&search->replacement);
+    err = cm_stream_skip(value, PART_LOOKED_AT);
+    if (!err)
+        err = cm_stream_look(value, sizeof search->looked);
+    if (err)
+        return err;
+    memcpy(search->looked, value->ready.data, sizeof search->looked);
+    *at = PART_AT;
+    *len = PART_LEN;
+    return cm_stream_skip(value, PART_AT + PART_LEN - PART_LOOKED_AT);
+}
+
+/* All that the search has met is of that one value. */
+static void finds_part_of(struct part_search *search, uint64_t seed) {
+    static uint8_t expected[PART_OF];
+    struct cm_buf buf = {0};
+    fill_bytes(expected, PART_OF, seed);
+    int err = cm_table_get_part(&other, &search->replacement.key, find_part, search, &buf, &search->part,
+                                &search->found);
+    assert_int_equal(err, 0);
+    assert_memory_equal(search->first, expected, sizeof search->first);
+    assert_memory_equal(search->looked, expected + PART_LOOKED_AT, sizeof search->looked);
+    assert_int_equal(search->part.len, PART_LEN);
+    assert_memory_equal(search->part.data, expected + PART_AT, PART_LEN);
+    assert_int_equal(search->found.value_len, PART_OF);
+    for (uint32_t i = 0; i < segment.layout.chunks; i++)
+        assert_false(cm_hazard_any(&segment, i));
+    cm_buf_deinit(&buf);
+}
+
+/* The first try names pieces on the way and finds that they have been replaced; the second one has named all
+ * of them before. */
+static void a_part_is_of_one_value_though_it_is_replaced_while_it_is_looked_for(void **state) {
+    (void)state;
+    struct key_room room;
+    for (unsigned replaced = 0; replaced <= 2; replaced++) {
+        struct part_search search = {.replacement = {key_of(1, &room), PART_OF, 1000}, .replaced = replaced};
+        put_filled(&one, search.replacement.key, PART_OF, 1);
+        finds_part_of(&search, replaced ? 1300 : 1);
+        assert_int_equal(other.tries, replaced ? 2 : 1);
+        assert_int_equal(search.calls, other.tries);
+    }
+}
+
+static void nor_does_a_part_change_for_who_read_it_as_the_owner(void **state) {
+    (void)state;
+    struct key_room room;
+    struct part_search search = {.replacement = {key_of(1, &room), PART_OF, 1000}, .replaced = 1};
+    uint64_t version = put_filled(&one, search.replacement.key, PART_OF, 1);
+    for (uint64_t n = 0; n < 300; n++) {
+        struct key_room other_room;
+        struct cm_key key = key_of(100 + n, &other_room);
+        key.hash = search.replacement.key.hash;
+        assert_true(put_number(&one, key, n, false) != 0);
+    }
+    finds_part_of(&search, 1);
+    assert_int_equal(other.tries, 9);
+    assert_int_equal(search.calls, 1);
+    assert_int_equal(search.found.version, version);
+}
+
 /* Moves every record of the chunk as the cleaner does. */
 static void move_chunk(struct cm_participant *mover, uint32_t chunk) {
     uint64_t start = cm_segment_chunk_at(&segment, chunk), used = segment.chunks[chunk].used;
@@ -1975,6 +2054,8 @@ int main(void) {
         SMALL(what_is_gone_when_it_is_read_again_leaves_no_bytes),
         SMALL(a_long_value_is_copied_as_it_was_while_chunks_come_round),
         SMALL(nor_does_it_change_for_who_read_it_as_the_owner),
+        SMALL(a_part_is_of_one_value_though_it_is_replaced_while_it_is_looked_for),
+        SMALL(nor_does_a_part_change_for_who_read_it_as_the_owner),
         SMALL(a_long_value_is_whole_though_its_fragments_move_while_it_is_copied),
         SMALL(a_value_is_whole_though_it_moves_while_it_is_copied),
         SMALL(a_long_value_replaced_before_its_chunks_are_named_is_read_again),
