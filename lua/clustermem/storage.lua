@@ -4,8 +4,9 @@
 -- one: `user`, `user.tags[1]`, `a["x.y"].b`, or as an array of steps, `{ "user", "tags", 1 }`. A name after a dot is a
 -- string, also when it has digits only; `[n]` is an integer, counted from 1 as in Lua.
 --
--- The documents are in the shared memory, under the cluster's cap: to read one costs what `memory.get` costs, and only
--- the part that the path leads to becomes Lua values. A write goes to the master; when it returns, it has been applied
+-- The documents are in the shared memory, under the cluster's cap: to read one costs what `memory.get` costs, and to
+-- read a part of it what the part costs, and a step for each value that comes before it in the tables on its way, with
+-- all that is in that; how long a string is that is passed over does not count. A write goes to the master; when it returns, it has been applied
 -- and everybody sees it. It reaches the disk a moment later, together with others; `sync` waits for that. After a crash
 -- the file has everything that a `sync` has covered, and each document is whole.
 --
