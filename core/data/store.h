@@ -98,8 +98,8 @@ struct cm_key cm_store_key(const struct cm_store *store, struct cm_bytes key);
 bool cm_store_number_at(const struct cm_store *store, const struct cm_spot *spot, struct cm_number *number,
                         uint64_t *version);
 
-/* As cm_store_get, of what `find` finds in the bytes (cm_table_get_part). */
-int cm_store_get_part(struct cm_store *store, struct cm_bytes key, cm_table_find_fn find, void *data,
+/* As cm_store_get, of what `search` finds in the bytes (cm_table_get_part). */
+int cm_store_get_part(struct cm_store *store, struct cm_bytes key, cm_table_find_fn search, void *data,
                       struct cm_buf *buf, struct cm_bytes *part, uint64_t *version);
 
 /* Removes the entry and gives the version of that change, or 0 where there was none. 0, or CM_E_CONFLICT; of

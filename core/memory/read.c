@@ -136,7 +136,7 @@ static int try_get(struct cm_participant *participant, const struct cm_key *key,
     }
     if (!is_unchanged(group, sequence))
         return CM_E_CONFLICT;
-    return wish->find ? find_in_copy(wish) : 0;
+    return wish->find && wish->value ? find_in_copy(wish) : 0;
 }
 
 /* Reads as the group's owner; of long values the pieces are named, and copied after it has been left.
@@ -162,7 +162,7 @@ static int get_as_owner(struct cm_participant *participant, const struct cm_key 
         if (wanted)
             err = copy_value(participant->segment, &place, wish->value);
         cm_section_leave(&section);
-        return !err && wish->find ? find_in_copy(wish) : err;
+        return !err && wish->find && wish->value ? find_in_copy(wish) : err;
     }
     struct cm_pieces pieces;
     cm_pieces_init(&pieces, participant, place.offset, place.shape, NULL, 0);

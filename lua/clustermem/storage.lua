@@ -6,9 +6,9 @@
 --
 -- The documents are in the shared memory, under the cluster's cap: to read one costs what `memory.get` costs, and to
 -- read a part of it what the part costs, and a step for each value that comes before it in the tables on its way, with
--- all that is in that; how long a string is that is passed over does not count. A write goes to the master; when it returns, it has been applied
--- and everybody sees it. It reaches the disk a moment later, together with others; `sync` waits for that. After a crash
--- the file has everything that a `sync` has covered, and each document is whole.
+-- all that is in that; how long a string is that is passed over does not count. A write goes to the master; when it
+-- returns, it has been applied and everybody sees it. It reaches the disk a moment later, together with others; `sync`
+-- waits for that. After a crash the file has everything that a `sync` has covered, and each document is whole.
 --
 -- A ttl belongs to the path that it was set on and governs everything under it.
 --

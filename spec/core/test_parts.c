@@ -321,7 +321,7 @@ static void broken_fragments_are_refused(void **state) {
     (void)state;
     assert_int_equal(open_documents(UINT64_C(1) << 20), 0);
     struct cm_buf body = {0}, buf = {0};
-    struct cm_bytes value;
+    struct cm_bytes value = {0};
     write_strings(&body, 20, 500, 9);
     const uint64_t links[] = {0,
                               1,
@@ -366,13 +366,13 @@ static unsigned protect_insides(int protection) {
     unsigned pages = 0;
     const struct cm_record *fragment = first_fragment();
     for (size_t i = 0; fragment; i++) {
-        uintptr_t from = (uintptr_t)fragment->payload, to = from + cm_record_shape(fragment).value_len;
+        uint8_t *from = (uint8_t *)fragment->payload, *to = from + cm_record_shape(fragment).value_len;
         uint64_t next = atomic_load((_Atomic uint64_t *)&fragment->next);
         from += i ? PAGE : 2 * PAGE; /* the first one begins with what is read */
-        from -= from % PAGE;
-        to -= to % PAGE;
+        from -= (uintptr_t)from % PAGE;
+        to -= (uintptr_t)to % PAGE;
         if (next && from < to) {
-            assert_int_equal(mprotect((void *)from, to - from, protection), 0);
+            assert_int_equal(mprotect(from, (size_t)(to - from), protection), 0);
             pages += (unsigned)((to - from) / PAGE);
         }
         fragment = next ? cm_record_at(&stores.segment, next) : NULL;
@@ -384,7 +384,7 @@ static void strings_that_are_passed_over_are_not_touched(void **state) {
     (void)state;
     assert_int_equal(open_documents(UINT64_C(256) << 20), 0);
     struct cm_buf body = {0}, buf = {0};
-    struct cm_bytes value;
+    struct cm_bytes value = {0};
     write_strings(&body, 1, 10 << 20, 5);
     put_raw(cm_buf_view(&body));
     assert_true(protect_insides(PROT_NONE) > 1500);
@@ -410,9 +410,9 @@ static _Atomic bool over;
 
 /* What is wrong with an element, or NULL: an element has a byte that is the document's. */
 static const char *read_element(uint64_t *random, struct cm_buf *buf, uint64_t *last_version) {
-    struct cm_bytes value;
+    struct cm_bytes value = {0};
     struct cm_item item;
-    uint64_t version;
+    uint64_t version = 0;
     int err = get_element(&reader, 1 + (int64_t)random_below(random, 30), buf, &value, &version);
     if (err && err != CM_E_NOTFOUND)
         return "it cannot be read";
@@ -475,7 +475,7 @@ static int operate(void *data) {
         return err;
     struct cm_document_change change;
     struct cm_buf buf = {0};
-    struct cm_bytes value;
+    struct cm_bytes value = {0};
     static const uint8_t path[] = {0xa1, 'd'};
     struct cm_document_put put = {
         .path = {path, sizeof path}, .value = *(struct cm_bytes *)data, .number = 1, .max_bytes = 1 << 20};
