@@ -1,5 +1,4 @@
 /* Readers beside writers on few hot keys and some colder ones, while the cleaner moves everything all the
-/* Readers beside writers on few hot keys and some colder ones, while the cleaner moves everything all the
  * time: each value that is read is whole, and a key's versions never go back, also from what one reader sees
  * to what another one sees then; and what stands (cm_table_stands) is what was read. Three kinds of keys:
  * bytes of changing length, from one byte to many fragments, which are sometimes removed; numbers, which
