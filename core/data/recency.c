@@ -4,42 +4,57 @@
 #include "base/fault.h"
 
 enum {
-    PAGE_SLOTS = 128,
-    PAGES_BACKED = 8, /* get their memory together */
-    BRANCHES = 4,     /* of the heap: their stamps are half a cache line */
+    SLOTS_BACKED = 1024, /* get their memory together */
+    BRANCHES = 4,        /* of the heap: as much as a cache line */
+    PAGE_MOST_BYTES = 4096,
+    MEMORY_STEP_BYTES = 1 << 20,
+};
+/* No slot has these numbers. */
+#define NONE UINT32_MAX
+#define HEAPED (UINT32_MAX - 1)
+
+/* In the queue: the stamp with which it came, and its neighbours. In the heap: `before` says so, and `after`
+ * where. Free: `after` is the next free one. */
+struct slot {
+    _Atomic uint64_t word;
+    uint64_t hash;
+    uint64_t seen;
+    uint32_t before;
+    uint32_t after;
 };
 
-/* The heap's item i is {seen, slot} at i; positions tell where a slot is in it, or which free one follows. */
-struct page {
-    _Atomic uint64_t words[PAGE_SLOTS];
-    uint64_t hashes[PAGE_SLOTS];
-    uint64_t seen[PAGE_SLOTS];
-    uint32_t slots[PAGE_SLOTS];
-    uint32_t positions[PAGE_SLOTS];
+struct item {
+    uint64_t seen;
+    uint32_t slot;
 };
-_Static_assert(sizeof(struct page) == 4096, "no page of 4 KiB");
 
-static struct page *page_of(const struct cm_segment *segment, uint32_t index) {
-    struct page *pages = (struct page *)(void *)(segment->base + segment->layout.recency_at);
-    return pages + index / PAGE_SLOTS;
+enum { SLOT_BYTES = sizeof(struct slot) + sizeof(struct item) };
+_Static_assert(SLOT_BYTES == 48, "other than half a line and a quarter");
+
+/* The slots lie from the beginning of their part of the segment on, the heap's items from its end backwards.
+ * The numbers are read from the segment, and may be any: one that is too large is the first's. */
+static struct slot *slot_at(const struct cm_segment *segment, uint32_t index) {
+    uint64_t at = segment->layout.recency_at + (uint64_t)index * sizeof(struct slot);
+    if (__builtin_expect(at >= segment->layout.groups_at, 0))
+        at = segment->layout.recency_at;
+    return (struct slot *)(void *)(segment->base + at);
 }
 
-static _Atomic uint64_t *word_of(const struct cm_segment *segment, uint32_t slot) {
-    return &page_of(segment, slot)->words[slot % PAGE_SLOTS];
-}
-
-static uint32_t *position_of(const struct cm_segment *segment, uint32_t slot) {
-    return &page_of(segment, slot)->positions[slot % PAGE_SLOTS];
+static struct item *item_at(const struct cm_segment *segment, uint32_t place) {
+    uint64_t below = ((uint64_t)place + 1) * sizeof(struct item);
+    if (__builtin_expect(below > segment->layout.groups_at - segment->layout.recency_at, 0))
+        below = sizeof(struct item);
+    return (struct item *)(void *)(segment->base + segment->layout.groups_at - below);
 }
 
 uint32_t cm_recency_capacity(const struct cm_segment *segment) {
-    uint64_t bytes = segment->layout.groups_at - segment->layout.recency_at;
-    uint64_t slots = bytes / sizeof(struct page) * PAGE_SLOTS;
+    uint64_t slots = (segment->layout.groups_at - segment->layout.recency_at) / SLOT_BYTES;
     return slots < CM_RECENCY_MOST_SLOTS ? (uint32_t)slots : CM_RECENCY_MOST_SLOTS;
 }
 
 uint64_t cm_recency_memory_for(uint64_t slots) {
-    return (slots + PAGE_SLOTS - 1) / PAGE_SLOTS * sizeof(struct page) * CM_RECENCY_PART;
+    uint64_t bytes = (slots * SLOT_BYTES + PAGE_MOST_BYTES) * CM_RECENCY_PART;
+    return (bytes + MEMORY_STEP_BYTES - 1) / MEMORY_STEP_BYTES * MEMORY_STEP_BYTES;
 }
 
 /* --- the words --- */
@@ -47,13 +62,13 @@ uint64_t cm_recency_memory_for(uint64_t slots) {
 /* Relaxed, as in what follows: a stamp publishes nothing but itself, and an entry's arrival and departure are
  * its group's business. */
 uint64_t cm_recency_word(const struct cm_segment *segment, uint32_t slot) {
-    return atomic_load_explicit(word_of(segment, slot), memory_order_relaxed);
+    return atomic_load_explicit(&slot_at(segment, slot)->word, memory_order_relaxed);
 }
 
 /* A hit whose swap succeeds comes before the retirement of that generation in the order of the word's own
  * changes, which is all that the evictor's swap relies on. */
 bool cm_recency_touch(const struct cm_segment *segment, uint32_t slot, uint8_t generation, uint64_t stamp) {
-    _Atomic uint64_t *at = word_of(segment, slot);
+    _Atomic uint64_t *at = &slot_at(segment, slot)->word;
     uint64_t word = atomic_load_explicit(at, memory_order_relaxed);
     do {
         if (cm_recency_generation(word) != generation)
@@ -71,7 +86,7 @@ static uint64_t retired(uint64_t word) {
 
 /* Acquire and release: the unlinking that follows is not seen before it. */
 bool cm_recency_retire_if(const struct cm_segment *segment, uint32_t slot, uint64_t stamp) {
-    _Atomic uint64_t *at = word_of(segment, slot);
+    _Atomic uint64_t *at = &slot_at(segment, slot)->word;
     uint64_t word = atomic_load_explicit(at, memory_order_relaxed);
     return cm_recency_stamp(word) == stamp &&
            atomic_compare_exchange_strong_explicit(at, &word, retired(word), memory_order_acq_rel,
@@ -83,92 +98,160 @@ void cm_recency_retire(const struct cm_segment *segment, uint32_t slot) {
     }
 }
 
-/* --- the heap: a parent was last seen no later than its children --- */
+/* --- the queue: each was seen no later than the one after it --- */
 
-static uint64_t seen_at(const struct cm_segment *segment, uint32_t at) {
-    return page_of(segment, at)->seen[at % PAGE_SLOTS];
+static void append(struct cm_segment *segment, uint32_t index, uint64_t seen) {
+    struct cm_cache *cache = &segment->header->cache;
+    struct slot *slot = slot_at(segment, index);
+    slot->seen = seen;
+    slot->before = cache->newest;
+    slot->after = NONE;
+    if (cache->queued++)
+        slot_at(segment, cache->newest)->after = index;
+    else
+        cache->oldest = index;
+    cache->newest = index;
 }
 
-static uint32_t slot_at(const struct cm_segment *segment, uint32_t at) {
-    return page_of(segment, at)->slots[at % PAGE_SLOTS];
+static void detach(struct cm_segment *segment, uint32_t index) {
+    struct cm_cache *cache = &segment->header->cache;
+    const struct slot *slot = slot_at(segment, index);
+    cache->queued--;
+    if (index == cache->oldest)
+        cache->oldest = slot->after;
+    else
+        slot_at(segment, slot->before)->after = slot->after;
+    if (index == cache->newest)
+        cache->newest = slot->before;
+    else
+        slot_at(segment, slot->after)->before = slot->before;
 }
 
-static void put(const struct cm_segment *segment, uint32_t at, uint64_t seen, uint32_t slot) {
-    struct page *page = page_of(segment, at);
-    page->seen[at % PAGE_SLOTS] = seen;
-    page->slots[at % PAGE_SLOTS] = slot;
-    *position_of(segment, slot) = at;
+/* --- the heap: a parent was seen no later than its children --- */
+
+static void put(const struct cm_segment *segment, uint32_t place, struct item item) {
+    *item_at(segment, place) = item;
+    struct slot *slot = slot_at(segment, item.slot);
+    slot->before = HEAPED;
+    slot->after = place;
 }
 
 /* Puts the item at the place or below it, where it belongs. */
-static void sink(const struct cm_segment *segment, uint32_t at, uint64_t seen, uint32_t slot) {
+static void sink(const struct cm_segment *segment, uint32_t place, struct item item) {
     uint32_t count = segment->header->cache.heaped;
     for (;;) {
-        uint64_t first = (uint64_t)at * BRANCHES + 1;
-        uint32_t least = at;
-        uint64_t least_seen = seen;
+        uint64_t first = (uint64_t)place * BRANCHES + 1;
+        struct item least = item;
+        uint32_t least_at = place;
         for (uint64_t i = first; i < first + BRANCHES && i < count; i++) {
-            uint64_t other = seen_at(segment, (uint32_t)i);
-            if (other < least_seen) {
-                least = (uint32_t)i;
-                least_seen = other;
+            struct item other = *item_at(segment, (uint32_t)i);
+            if (other.seen < least.seen) {
+                least = other;
+                least_at = (uint32_t)i;
             }
         }
-        if (least == at)
-            break;
-        put(segment, at, least_seen, slot_at(segment, least));
-        at = least;
+        put(segment, place, least);
+        if (least_at == place)
+            return;
+        place = least_at;
     }
-    put(segment, at, seen, slot);
 }
 
 /* Likewise, or above it. */
-static void rise(const struct cm_segment *segment, uint32_t at, uint64_t seen, uint32_t slot) {
-    for (; at; at = (at - 1) / BRANCHES) {
-        uint32_t parent = (at - 1) / BRANCHES;
-        if (seen_at(segment, parent) <= seen)
+static void rise(const struct cm_segment *segment, uint32_t place, struct item item) {
+    for (; place; place = (place - 1) / BRANCHES) {
+        struct item parent = *item_at(segment, (place - 1) / BRANCHES);
+        if (parent.seen <= item.seen)
             break;
-        put(segment, at, seen_at(segment, parent), slot_at(segment, parent));
+        put(segment, place, parent);
     }
-    put(segment, at, seen, slot);
+    put(segment, place, item);
 }
 
+static void heap(struct cm_segment *segment, struct item item) {
+    rise(segment, segment->header->cache.heaped++, item);
+}
+
+static void unheap(struct cm_segment *segment, uint32_t place) {
+    uint32_t last = --segment->header->cache.heaped;
+    if (place == last)
+        return;
+    struct item item = *item_at(segment, last);
+    if (place && item.seen < item_at(segment, (place - 1) / BRANCHES)->seen)
+        rise(segment, place, item);
+    else
+        sink(segment, place, item);
+}
+
+/* --- both --- */
+
+/* What is put in has the latest stamp, but where the clock stands still, or after a death. */
 void cm_recency_push(struct cm_segment *segment, uint32_t slot) {
-    rise(segment, segment->header->cache.heaped++, cm_recency_stamp(cm_recency_word(segment, slot)), slot);
+    const struct cm_cache *cache = &segment->header->cache;
+    uint64_t stamp = cm_recency_stamp(cm_recency_word(segment, slot));
+    if (!cache->queued || slot_at(segment, cache->newest)->seen <= stamp)
+        append(segment, slot, stamp);
+    else
+        heap(segment, (struct item){stamp, slot});
+}
+
+/* The one that was seen first. False: there is none. */
+static bool find_first(const struct cm_segment *segment, struct item *first, bool *queued) {
+    const struct cm_cache *cache = &segment->header->cache;
+    *queued = cache->queued;
+    if (*queued)
+        *first = (struct item){slot_at(segment, cache->oldest)->seen, cache->oldest};
+    if (cache->heaped && (!*queued || item_at(segment, 0)->seen < first->seen)) {
+        *queued = false;
+        *first = *item_at(segment, 0);
+    }
+    return cache->queued || cache->heaped;
 }
 
 int cm_recency_oldest(struct cm_segment *segment, unsigned *tries, uint32_t *slot, uint64_t *stamp) {
-    if (!segment->header->cache.heaped)
-        return CM_E_NOTFOUND;
-    for (;;) {
-        *slot = slot_at(segment, 0);
-        *stamp = cm_recency_stamp(cm_recency_word(segment, *slot));
-        if (*stamp == seen_at(segment, 0))
+    struct item first;
+    bool queued;
+    while (find_first(segment, &first, &queued)) {
+        *slot = first.slot;
+        *stamp = cm_recency_stamp(cm_recency_word(segment, first.slot));
+        if (*stamp == first.seen)
             return 0;
         if (*tries == 0)
             return CM_E_BUSY;
         --*tries;
-        sink(segment, 0, *stamp, *slot);
+        first.seen = *stamp;
+        if (queued) {
+            detach(segment, first.slot);
+            CM_FAULT("cache-left-queue");
+            heap(segment, first);
+        } else {
+            sink(segment, 0, first);
+        }
         CM_FAULT("cache-pushed-again");
     }
+    return CM_E_NOTFOUND;
 }
 
 bool cm_recency_first(const struct cm_segment *segment, uint32_t *slot) {
-    bool any = segment->header->cache.heaped;
+    struct item first;
+    bool queued;
+    bool any = find_first(segment, &first, &queued);
     if (any)
-        *slot = slot_at(segment, 0);
+        *slot = first.slot;
     return any;
 }
 
 bool cm_recency_last(const struct cm_segment *segment, uint32_t *slot) {
-    uint32_t heaped = segment->header->cache.heaped;
-    if (heaped)
-        *slot = slot_at(segment, heaped - 1);
-    return heaped;
+    const struct cm_cache *cache = &segment->header->cache;
+    if (cache->heaped)
+        *slot = item_at(segment, cache->heaped - 1)->slot;
+    else if (cache->queued)
+        *slot = cache->newest;
+    return cache->heaped || cache->queued;
 }
 
 uint64_t cm_recency_hash(const struct cm_segment *segment, uint32_t slot) {
-    return page_of(segment, slot)->hashes[slot % PAGE_SLOTS];
+    return slot_at(segment, slot)->hash;
 }
 
 /* --- slots --- */
@@ -177,11 +260,15 @@ int cm_recency_reserve(struct cm_segment *segment) {
     struct cm_cache *cache = &segment->header->cache;
     if (cache->free_slot || cache->slots_used < cache->slots_backed)
         return 0;
-    uint64_t at = segment->layout.recency_at + cache->slots_backed / PAGE_SLOTS * sizeof(struct page);
-    uint32_t slots = cm_recency_capacity(segment) - cache->slots_backed;
-    if (slots > PAGES_BACKED * PAGE_SLOTS)
-        slots = PAGES_BACKED * PAGE_SLOTS;
-    int err = cm_segment_back(segment, at, slots / PAGE_SLOTS * sizeof(struct page));
+    uint32_t backed = cache->slots_backed, slots = cm_recency_capacity(segment) - backed;
+    if (slots > SLOTS_BACKED)
+        slots = SLOTS_BACKED;
+    int err = cm_segment_back(segment, segment->layout.recency_at + (uint64_t)backed * sizeof(struct slot),
+                              slots * sizeof(struct slot));
+    if (!err)
+        err = cm_segment_back(segment,
+                              segment->layout.groups_at - ((uint64_t)backed + slots) * sizeof(struct item),
+                              slots * sizeof(struct item));
     if (!err)
         cache->slots_backed += slots;
     return err;
@@ -189,42 +276,40 @@ int cm_recency_reserve(struct cm_segment *segment) {
 
 uint32_t cm_recency_take(struct cm_segment *segment, uint64_t hash, uint64_t stamp) {
     struct cm_cache *cache = &segment->header->cache;
-    uint32_t slot;
+    uint32_t index;
     if (cache->free_slot) {
-        slot = cache->free_slot - 1;
-        cache->free_slot = *position_of(segment, slot);
+        index = cache->free_slot - 1;
+        cache->free_slot = slot_at(segment, index)->after;
     } else {
-        slot = cache->slots_used++;
+        index = cache->slots_used++;
     }
     CM_FAULT("cache-slot-taken");
-    page_of(segment, slot)->hashes[slot % PAGE_SLOTS] = hash;
+    struct slot *slot = slot_at(segment, index);
+    slot->hash = hash;
     /* No swap: hits of the last generation change nothing any more, and this one's have not begun. */
-    uint64_t generation = cm_recency_generation(cm_recency_word(segment, slot));
-    atomic_store_explicit(word_of(segment, slot), stamp << 8 | generation, memory_order_relaxed);
-    return slot;
+    uint64_t generation = cm_recency_generation(cm_recency_word(segment, index));
+    atomic_store_explicit(&slot->word, stamp << 8 | generation, memory_order_relaxed);
+    return index;
 }
 
 void cm_recency_give_back(struct cm_segment *segment, uint32_t slot) {
     struct cm_cache *cache = &segment->header->cache;
-    *position_of(segment, slot) = cache->free_slot;
+    slot_at(segment, slot)->after = cache->free_slot;
     cache->free_slot = slot + 1;
 }
 
 void cm_recency_free(struct cm_segment *segment, uint32_t slot) {
-    uint32_t at = *position_of(segment, slot);
-    uint32_t last = --segment->header->cache.heaped;
-    if (at != last) {
-        uint64_t seen = seen_at(segment, last);
-        if (at && seen < seen_at(segment, (at - 1) / BRANCHES))
-            rise(segment, at, seen, slot_at(segment, last));
-        else
-            sink(segment, at, seen, slot_at(segment, last));
-    }
+    if (slot_at(segment, slot)->before == HEAPED)
+        unheap(segment, slot_at(segment, slot)->after);
+    else
+        detach(segment, slot);
     CM_FAULT("cache-item-removed");
     cm_recency_give_back(segment, slot);
 }
 
 void cm_recency_forget(struct cm_segment *segment) {
-    segment->header->cache.heaped = 0;
-    segment->header->cache.free_slot = 0;
+    struct cm_cache *cache = &segment->header->cache;
+    cache->queued = 0;
+    cache->heaped = 0;
+    cache->free_slot = 0;
 }

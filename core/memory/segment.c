@@ -29,6 +29,12 @@ static uint64_t pages(uint64_t bytes) {
     return (bytes + page - 1) / page * page;
 }
 
+/* Whole pages of it, but one at least: the smallest memory has to leave 85 % for entries. */
+static uint64_t recency_bytes_for(uint64_t bytes) {
+    uint64_t page = pages(1), whole = bytes / CM_RECENCY_PART / page * page;
+    return whole ? whole : page;
+}
+
 /* How many buckets of that size fit, `most` being a power of 2. */
 static uint32_t buckets_in(uint64_t bytes, uint64_t bucket_bytes, uint32_t most) {
     uint32_t buckets = most;
@@ -67,7 +73,7 @@ static int lay_out(struct cm_layout *layout, uint64_t bytes, uint32_t seats) {
     layout->watch_buckets =
         buckets_in(bytes / WATCH_BYTES_PART, CM_CACHE_LINE, WATCH_BYTES_MOST / CM_CACHE_LINE);
     layout->recency_at = layout->watches_at + pages((uint64_t)layout->watch_buckets * CM_CACHE_LINE);
-    layout->groups_at = layout->recency_at + pages(bytes / CM_RECENCY_PART);
+    layout->groups_at = layout->recency_at + recency_bytes_for(bytes);
     uint64_t group_bytes = pages(bytes / GROUP_BYTES_PART);
     layout->chunks_at = layout->groups_at + group_bytes;
     uint64_t groups = group_bytes / sizeof(struct cm_group);

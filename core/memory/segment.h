@@ -33,7 +33,7 @@ enum {
     CM_GROUPS_BACKED = 1024, /* get their pages together */
     CM_LOCK_BUCKET_BYTES = 8 * CM_CACHE_LINE,
     CM_WATCHED_LENGTHS = 16, /* of prefixes */
-    CM_RECENCY_PART = 256,   /* of the whole are the cache's slots */
+    CM_RECENCY_PART = 170,   /* of the whole are the cache's slots */
 };
 #define CM_SEGMENT_LEAST_BYTES (UINT64_C(1) << 20)
 
@@ -71,7 +71,7 @@ struct cm_seat {
     _Alignas(CM_CACHE_LINE) _Atomic uint64_t hazards[]; /* a bit for each chunk it is copying from */
 };
 
-/* The cache's state: core/data/lru. Its slots and its heap lie behind layout.recency_at. */
+/* The cache's state: core/data/lru. Its slots, queue and heap lie behind layout.recency_at. */
 struct cm_cache {
     _Alignas(CM_CACHE_LINE) _Atomic uint64_t lock; /* {count 48, owner 16}; the owner alone writes the rest */
     /* What each read looks at. */
@@ -91,6 +91,9 @@ struct cm_cache {
     _Alignas(
         CM_CACHE_LINE) uint32_t free_slot; /* the first of the free ones below slots_used, + 1; 0: none */
     uint32_t heaped;                       /* slots in the heap */
+    uint32_t queued;                       /* slots in the queue, from the oldest to the newest */
+    uint32_t oldest;
+    uint32_t newest;
 };
 
 /* The layout; every number in it is bounded by the segment's size. */

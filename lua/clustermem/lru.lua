@@ -147,8 +147,8 @@ end
 -- - `stale` (false): `getLRU` gives an expired entry once, to one caller; then it is gone
 -- @tparam[opt] function callback
 -- @treturn string "OK"
--- @raise in a worker; on an unknown option; on more entries than this memory (--memory) has slots for, a 256th of it
--- at 32 bytes each
+-- @raise in a worker; on an unknown option; on more entries than this memory (--memory) has slots for, a 170th of it
+-- at 48 bytes each
 -- @usage memory.setLRUOptions { max = 500, maxAge = 60000 }
 function lru.setLRUOptions(options, callback)
   if native.info.id ~= 0 then native.refuse("setLRUOptions: only the master script may set the options") end

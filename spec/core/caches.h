@@ -47,8 +47,9 @@ static inline const char *cache_check(const struct cm_segment *segment, struct c
     }
     if (!wrong && cm_word_owner(atomic_load(&cache->lock)))
         wrong = "somebody holds the lock";
-    if (!wrong && (audit->entries != atomic_load(&cache->entries) || audit->entries != cache->heaped))
-        wrong = "the entries are not as many as are counted, or in the heap";
+    if (!wrong && (audit->entries != atomic_load(&cache->entries) ||
+                   audit->entries != (uint64_t)cache->heaped + cache->queued))
+        wrong = "the entries are not as many as are counted, or in queue and heap";
     if (!wrong && audit->bytes != atomic_load(&cache->bytes))
         wrong = "the bytes are not as many as are counted";
     if (!wrong && (audit->entries > atomic_load(&cache->most_entries) ||

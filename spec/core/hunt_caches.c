@@ -290,16 +290,10 @@ static void test_mess(void **state) {
 enum { CACHED = 20, CHANGED = 7, NEW = 50, NEIGHBOUR = 60, NTHS = 3 };
 
 static const char *const points[] = {
-    "cache-locked",     "cache-pushed-again",
-    "cache-slot-taken", "cache-retired",
-    "cache-unlinked",   "cache-item-removed",
-    "cache-linking",    "cache-linked",
-    "cache-unlocking",  "entry-appended",
-    "group-taken",      "before-publish",
-    "after-publish",    "before-unlink",
-    "after-unlink",     "before-retiring",
-    "retired",          "counted",
-    "before-release",
+    "cache-locked",       "cache-pushed-again", "cache-slot-taken", "cache-retired",   "cache-unlinked",
+    "cache-item-removed", "cache-linking",      "cache-linked",     "cache-unlocking", "entry-appended",
+    "cache-left-queue",   "group-taken",        "before-publish",   "after-publish",   "before-unlink",
+    "after-unlink",       "before-retiring",    "retired",          "counted",         "before-release",
 };
 enum { POINTS = sizeof points / sizeof *points };
 
