@@ -98,9 +98,7 @@ int cm_cache_evict(struct cm_lru *lru, unsigned *tries, uint64_t *freed_bytes) {
     *freed_bytes += entry_bytes(lru, place.shape);
     unlink_entry(lru, &section, &place, slot);
     add(&cache_of(lru)->evictions, 1);
-    /* The next to go has not been touched for long. */
-    if (cm_recency_first(segment, &slot))
-        cm_table_prefetch(segment, cm_recency_hash(segment, slot));
+    cm_recency_prefetch(segment);
     return 0;
 }
 

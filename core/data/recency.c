@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/fault.h"
+#include "memory/table.h"
 
 enum {
     SLOTS_BACKED = 1024, /* get their memory together */
@@ -232,13 +233,20 @@ int cm_recency_oldest(struct cm_segment *segment, unsigned *tries, uint32_t *slo
     return CM_E_NOTFOUND;
 }
 
-bool cm_recency_first(const struct cm_segment *segment, uint32_t *slot) {
-    struct item first;
-    bool queued;
-    bool any = find_first(segment, &first, &queued);
-    if (any)
-        *slot = first.slot;
-    return any;
+/* With each one that goes, the queue's next come one step nearer: the slot, its group, the first entry of the
+ * chain, the one behind that. So none of these steps waits for what the one before has asked for. */
+void cm_recency_prefetch(const struct cm_segment *segment) {
+    const struct cm_cache *cache = &segment->header->cache;
+    if (cache->heaped)
+        cm_table_prefetch(segment, slot_at(segment, item_at(segment, 0)->slot)->hash, CM_PREFETCH_FIRST);
+    uint32_t index = cache->oldest, left = cache->queued;
+    for (unsigned what = CM_PREFETCH_SECOND; what && left; what--, left--) {
+        const struct slot *slot = slot_at(segment, index);
+        cm_table_prefetch(segment, slot->hash, what);
+        index = slot->after;
+    }
+    if (left)
+        __builtin_prefetch(slot_at(segment, index));
 }
 
 bool cm_recency_last(const struct cm_segment *segment, uint32_t *slot) {

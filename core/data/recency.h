@@ -46,8 +46,9 @@ uint64_t cm_recency_hash(const struct cm_segment *segment, uint32_t slot);
 /* The slot that nobody has used for the longest, and the stamp that says so. CM_E_NOTFOUND: there is none.
  * CM_E_BUSY: *tries, of which each slot that turns out to have been used takes one, has come to 0. */
 int cm_recency_oldest(struct cm_segment *segment, unsigned *tries, uint32_t *slot, uint64_t *stamp);
-/* The next to be looked at. */
-bool cm_recency_first(const struct cm_segment *segment, uint32_t *slot);
+/* Tells the processor which slots, groups and entries are looked at when the next ones go: nobody has touched
+ * them for long. After each that goes. */
+void cm_recency_prefetch(const struct cm_segment *segment);
 /* Any slot that holds an entry, the one that is the cheapest to take out. */
 bool cm_recency_last(const struct cm_segment *segment, uint32_t *slot);
 

@@ -53,9 +53,16 @@ bool cm_table_find(struct cm_participant *participant, const struct cm_section *
     return false;
 }
 
-void cm_table_prefetch(const struct cm_segment *segment, uint64_t hash) {
-    const struct cm_record *record =
-        cm_record_at(segment, load(chain_of(&segment->groups[index_of(segment, hash)], hash)));
+void cm_table_prefetch(const struct cm_segment *segment, uint64_t hash, enum cm_prefetch what) {
+    struct cm_group *group = &segment->groups[index_of(segment, hash)];
+    if (what == CM_PREFETCH_GROUP) {
+        __builtin_prefetch(group);
+        return;
+    }
+    /* It may be just anything by now: nothing comes of it but the look of the processor. */
+    const struct cm_record *record = cm_record_at(segment, load(chain_of(group, hash)));
+    if (record && what == CM_PREFETCH_SECOND && load(&record->hash) != hash)
+        record = cm_record_at(segment, load(&record->next));
     if (record)
         __builtin_prefetch(record);
 }

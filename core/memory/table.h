@@ -132,8 +132,10 @@ bool cm_table_find(struct cm_participant *participant, const struct cm_section *
  * first. */
 bool cm_table_reenter(struct cm_participant *participant, const struct cm_spot *spot,
                       struct cm_section *section, struct cm_place *place);
-/* Tells the processor that the entry of that hash will be looked at soon. Needs no section. */
-void cm_table_prefetch(const struct cm_segment *segment, uint64_t hash);
+/* Tells the processor that the entry of that hash will be looked at soon: first its group, a while later the
+ * first entry of its chain, then the second if the first is another. Needs no section. */
+enum cm_prefetch { CM_PREFETCH_GROUP = 1, CM_PREFETCH_FIRST, CM_PREFETCH_SECOND };
+void cm_table_prefetch(const struct cm_segment *segment, uint64_t hash, enum cm_prefetch what);
 /* The cached entry of that hash whose tag has these bits. */
 bool cm_table_find_tag(struct cm_participant *participant, const struct cm_section *section, uint64_t hash,
                        uint64_t tag, uint64_t mask, struct cm_place *place);
