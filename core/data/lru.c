@@ -248,6 +248,7 @@ int cm_lru_set(struct cm_lru *lru, struct cm_bytes key_bytes, struct cm_bytes va
     link_entry(lru, key, bytes, max_age_ms, now_ns, offset);
     cm_cache_unlock(lru);
     cm_append_commit(participant);
+    cm_append_prefetch(participant, bytes);
     return 0;
 }
 

@@ -172,6 +172,19 @@ static void close_held(struct cm_participant *participant, bool keep) {
     appender->held_count = 0;
 }
 
+void cm_append_prefetch(const struct cm_participant *participant, uint64_t len_bytes) {
+    enum { MOST_LINES = 4 };
+    const struct cm_appender *appender = &participant->appender;
+    if (appender->chunk == CM_NO_CHUNK)
+        return;
+    const uint8_t *at = participant->segment->base +
+                        cm_segment_chunk_at(participant->segment, appender->chunk) + appender->at;
+    /* The line it begins in has the last record's end, and is at hand. */
+    for (uint64_t line = CM_CACHE_LINE; line <= len_bytes && line < (uint64_t)MOST_LINES * CM_CACHE_LINE;
+         line += CM_CACHE_LINE)
+        __builtin_prefetch(at + line, 1);
+}
+
 void cm_append_commit(struct cm_participant *participant) {
     if (participant->appender.held_count)
         close_held(participant, true);

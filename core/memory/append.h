@@ -29,6 +29,9 @@ uint64_t cm_append_bytes(const struct cm_segment *segment, uint64_t key_len, uin
 int cm_append_room(struct cm_participant *participant, uint64_t len_bytes, uint64_t *offset);
 void cm_append_written(struct cm_participant *participant, uint64_t len_bytes);
 
+/* Tells the processor that a record of about that many bytes will be appended next. */
+void cm_append_prefetch(const struct cm_participant *participant, uint64_t len_bytes);
+
 void cm_append_commit(struct cm_participant *participant);
 void cm_append_rewind(struct cm_participant *participant);
 
