@@ -116,7 +116,7 @@ static int find_part(void *data, struct cm_stream *entry, uint64_t *at, uint64_t
 
 int cm_documents_get(struct cm_documents *documents, uint32_t storage, struct cm_bytes path,
                      struct cm_buf *buf, struct cm_bytes *value, uint64_t *version) {
-    struct cm_bytes name, key, part;
+    struct cm_bytes name, key = {0}, part = {0};
     uint64_t now = 0;
     struct search search = {.now_ms = documents->store.clock_ms(), .copies = value};
     int err = cm_path_split(&path, &name);

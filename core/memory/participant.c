@@ -66,10 +66,10 @@ static void name_section(struct cm_participant *participant, uint32_t line) {
                           memory_order_release);
 }
 
-/* Takes the line from that word, which has no owner; *word is what it was. The swap acquires what the last
- * owner released when it cleared its name: all it stored is seen here. */
-static bool take_from(const struct cm_participant *participant, _Atomic uint64_t *at, uint64_t *word) {
-    if (!atomic_compare_exchange_strong_explicit(at, word, *word | participant->id, memory_order_acq_rel,
+/* Takes the line from that word, which has no owner. The swap acquires what the last owner released when it
+ * cleared its name: all it stored is seen here. */
+static bool take_from(const struct cm_participant *participant, _Atomic uint64_t *at, uint64_t word) {
+    if (!atomic_compare_exchange_strong_explicit(at, &word, word | participant->id, memory_order_acq_rel,
                                                  memory_order_relaxed))
         return false;
     CM_FENCE_AFTER_SWAP();
@@ -79,7 +79,7 @@ static bool take_from(const struct cm_participant *participant, _Atomic uint64_t
 
 static bool take(const struct cm_participant *participant, _Atomic uint64_t *at, uint64_t *word) {
     *word = atomic_load_explicit(at, memory_order_relaxed);
-    return !cm_word_owner(*word) && take_from(participant, at, word);
+    return !cm_word_owner(*word) && take_from(participant, at, *word);
 }
 
 /* One step of waiting for the line. */
@@ -138,7 +138,7 @@ bool cm_section_retake(struct cm_participant *participant, uint32_t line, uint64
     if (!at || atomic_load_explicit(at, memory_order_relaxed) != word)
         return false;
     name_section(participant, line);
-    if (!take_from(participant, at, &word))
+    if (!take_from(participant, at, word))
         return false;
     *section = (struct cm_section){at, line, cm_word_sequence(word)};
     return true;

@@ -96,6 +96,8 @@ static void check_spot(size_t n, struct cm_spot *spot) {
     uint64_t known = spot->is_number ? 0 : spot->version;
     int err = cm_store_get_unless(store, &key, known, &buf, &value, &version, spot);
     assert_int_equal(cm_table_stands(&world.stores.segment, spot), !err && !expected->expires_ms);
+    if (!err && !spot->is_number)
+        assert_int_equal(spot->version, expected->version);
     if (!err && known && known == expected->version)
         assert_int_equal(buf.len, 0);
     cm_buf_deinit(&buf);
