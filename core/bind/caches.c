@@ -123,7 +123,7 @@ static int short_set(lua_State *L) {
         cm_lru_set(&vm->lru, key, value, CM_LRU_DEFAULT_AGE))
         return cm_short_long(L);
     lua_pushvalue(L, lua_upvalueindex(CM_SHORT_OK));
-    return cm_short_finish(L, vm, 2);
+    return cm_short_finish_with(L, vm, 2, 1);
 }
 
 static int short_remove(lua_State *L) {
@@ -133,7 +133,7 @@ static int short_remove(lua_State *L) {
         return cm_short_long(L);
     cm_lru_remove(&vm->lru, key);
     lua_pushvalue(L, lua_upvalueindex(CM_SHORT_OK));
-    return cm_short_finish(L, vm, 1);
+    return cm_short_finish_with(L, vm, 1, 1);
 }
 
 void cm_caches_open(lua_State *L) {

@@ -403,7 +403,7 @@ static int short_set(lua_State *L) {
         return cm_short_long(L);
     lua_pushvalue(L, lua_upvalueindex(CM_SHORT_OK));
     lua_pushinteger(L, (lua_Integer)version);
-    return cm_short_finish(L, vm, 2);
+    return cm_short_finish_with(L, vm, 2, 2);
 }
 
 /* remove(key) */
@@ -415,7 +415,7 @@ static int short_remove(lua_State *L) {
         cm_store_remove(&vm->store, key, &(struct cm_change){0}, &version))
         return cm_short_long(L);
     lua_pushvalue(L, lua_upvalueindex(CM_SHORT_OK));
-    return cm_short_finish(L, vm, 1);
+    return cm_short_finish_with(L, vm, 1, 1);
 }
 
 /* increment(key [, delta]) */
@@ -433,14 +433,14 @@ static int short_increment(lua_State *L) {
     if (slot && slot->spot.is_number && may_write(L, vm) &&
         cm_store_add_at(&vm->store, &slot->spot, delta, &sum)) {
         push_number(L, sum);
-        return cm_short_finish(L, vm, arguments);
+        return cm_short_finish_with(L, vm, arguments, 1);
     }
     struct cm_spot spot;
     if (!is_short(L, vm, &key) || cm_store_add(&vm->store, key, delta, &spot, &sum))
         return cm_short_long(L);
     push_number(L, sum);
     cm_known_note(L, &vm->known, 1, &spot);
-    return cm_short_finish(L, vm, arguments);
+    return cm_short_finish_with(L, vm, arguments, 1);
 }
 
 void cm_keys_open(lua_State *L) {

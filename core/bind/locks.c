@@ -130,8 +130,7 @@ static int short_get_lock(lua_State *L) {
     if (lua_gettop(L) != 1 || !is_short_of(L, vm, &key, &standing) ||
         cm_lock_take(&vm->locker, key, standing.task, 0, true, &grant))
         return cm_short_long(L);
-    push_grant(L, &grant);
-    return cm_short_finish(L, vm, 1);
+    return cm_short_finish_with(L, vm, 1, push_grant(L, &grant));
 }
 
 /* releaseLock(key, lockId) */
@@ -142,7 +141,7 @@ static int short_release_lock(lua_State *L) {
         release(vm, key, cm_lock_id_parse(to_bytes(L, 2))))
         return cm_short_long(L);
     lua_pushvalue(L, lua_upvalueindex(CM_SHORT_OK));
-    return cm_short_finish(L, vm, 2);
+    return cm_short_finish_with(L, vm, 2, 1);
 }
 
 /* What a running mutex has; closed when it ends, however it ends. Used again afterwards. */

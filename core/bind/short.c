@@ -2,8 +2,6 @@
 
 #include <lauxlib.h>
 
-enum { OPERATIONS_PER_TURN = 8192 };
-
 int cm_short_give(lua_State *L, int status, lua_KContext kept) {
     (void)status;
     return lua_gettop(L) - (int)kept;
@@ -48,11 +46,11 @@ bool cm_short_may(lua_State *L, struct cm_vm *vm, struct cm_standing *standing) 
 }
 
 void cm_short_push_done(lua_State *L, struct cm_vm *vm) {
-    lua_pushboolean(L, ++vm->done % OPERATIONS_PER_TURN == 0);
+    lua_pushboolean(L, ++vm->done % CM_SHORT_DONE_PER_TURN == 0);
 }
 
 int cm_short_finish(lua_State *L, struct cm_vm *vm, int arguments) {
-    if (++vm->done % OPERATIONS_PER_TURN == 0) {
+    if (++vm->done % CM_SHORT_DONE_PER_TURN == 0) {
         lua_pushvalue(L, lua_upvalueindex(CM_SHORT_REST));
         lua_callk(L, 0, 0, arguments, cm_short_give);
     }
