@@ -7,8 +7,8 @@
 #include "data/document.h"
 #include "data/path.h"
 #include "spec/core/alloc_failure.h"
-#include "spec/core/stores.h"
 #include "spec/core/trees.h"
+#include "spec/core/two_documents.h"
 
 enum { STORAGES = 3, NAMES = 10, MOST_STEPS = 4, OPERATIONS = 40000, MAX_BYTES = 1 << 20 };
 
@@ -16,26 +16,7 @@ enum { STORAGES = 3, NAMES = 10, MOST_STEPS = 4, OPERATIONS = 40000, MAX_BYTES =
 #define MARK(ms) "\xd7\x01\0\0\0\0\0\0\0" ms
 #define BYTES(literal) ((struct cm_bytes){(const uint8_t *)(literal), sizeof(literal) - 1})
 
-/* --- the memory, and who is in it --- */
-
-static struct stores stores;
-static struct cm_documents master, reader;
-
-static int open_documents(uint64_t total_bytes) {
-    int err = stores_open(&stores, total_bytes, 4, 2);
-    if (err)
-        return err;
-    cm_documents_init(&master, &stores.seats[0].participant, stores_make_room, &stores);
-    cm_documents_init(&reader, &stores.seats[1].participant, NULL, NULL);
-    master.store.clock_ms = reader.store.clock_ms = stores_clock;
-    return 0;
-}
-
-static void close_documents(void) {
-    cm_documents_deinit(&master);
-    cm_documents_deinit(&reader);
-    stores_close(&stores);
-}
+/* --- who is in the memory --- */
 
 /* Of keys: what is neither a document nor a storage's mark. */
 static uint64_t entries(void) {

@@ -10,28 +10,9 @@
 #include "data/path.h"
 #include "spec/core/alloc_failure.h"
 #include "spec/core/segments.h"
-#include "spec/core/stores.h"
+#include "spec/core/two_documents.h"
 
 enum { STORAGE = 7, PATHS_MOST = 400, PAGE = 4096 };
-
-static struct stores stores;
-static struct cm_documents master, reader;
-
-static int open_documents(uint64_t total_bytes) {
-    int err = stores_open(&stores, total_bytes, 4, 2);
-    if (err)
-        return err;
-    cm_documents_init(&master, &stores.seats[0].participant, stores_make_room, &stores);
-    cm_documents_init(&reader, &stores.seats[1].participant, NULL, NULL);
-    master.store.clock_ms = reader.store.clock_ms = stores_clock;
-    return 0;
-}
-
-static void close_documents(void) {
-    cm_documents_deinit(&master);
-    cm_documents_deinit(&reader);
-    stores_close(&stores);
-}
 
 /* Puts the bytes there as they are, document or not. */
 static uint64_t put_raw(struct cm_bytes body) {
