@@ -12,6 +12,7 @@
 #include "bind/keys.h"
 #include "bind/listens.h"
 #include "bind/locks.h"
+#include "bind/reads.h"
 #include "bind/replies.h"
 #include "bind/requests.h"
 #include "bind/serving.h"
@@ -219,6 +220,7 @@ int cm_bindings_open(lua_State *L) {
     cm_requests_open(L);
     cm_short_open(L);
     cm_keys_open(L);
+    cm_reads_open(L);
     cm_caches_open(L);
     cm_walks_open(L);
     cm_locks_open(L);

@@ -1,5 +1,5 @@
 /* What the functions for shared data have in common: arguments, results, how a write is issued. Theirs alone:
- * core/bind/keys, core/bind/caches, core/bind/locks and core/bind/storages. */
+ * core/bind/keys, core/bind/reads, core/bind/caches, core/bind/locks and core/bind/storages. */
 #ifndef CM_BIND_CALLS_H
 #define CM_BIND_CALLS_H
 

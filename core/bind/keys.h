@@ -1,5 +1,6 @@
-/* The functions of clustermem.native for keys: done here and now in the shared memory, or, for writes that
- * need the referee, issued as a request. See lua/clustermem/keys.lua for what they mean. */
+/* The functions of clustermem.native that write keys: done here and now in the shared memory, or, where they
+ * need the referee, issued as a request. Reads are core/bind/reads. See lua/clustermem/keys.lua for what they
+ * mean. */
 #ifndef CM_BIND_KEYS_H
 #define CM_BIND_KEYS_H
 
