@@ -1,6 +1,9 @@
-/* The bare limit that an operation through the master is measured against: two processes throw 128 bytes to
- * and fro over a socketpair with blocking calls. Usage: pingpong [ROUNDS]. Prints one line of figures. */
+/* The bare limits that an operation through the master is measured against: two processes throw 128 bytes to
+ * and fro over a socketpair with blocking calls; or, "relayed", one asks another through a third, four
+ * messages for one answer, and all three look for a while before they sleep. Usage: pingpong [ROUNDS
+ * [relayed]]. Prints one line of figures. */
 #include <errno.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +13,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MESSAGE_BYTES = 128, WARM_UP = 1000, DEFAULT_ROUNDS = 100000, MOST_ROUNDS = 100000000 };
+enum {
+    MESSAGE_BYTES = 128,
+    WARM_UP = 1000,
+    DEFAULT_ROUNDS = 100000,
+    MOST_ROUNDS = 100000000,
+    LOOK_NS = 50000
+};
 
 static void fail(const char *what) {
     fprintf(stderr, "pingpong: %s: %s\n", what, strerror(errno));
@@ -23,9 +32,21 @@ static uint64_t now_ns(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* What has come so far of a message that begins. Looking, as core/base/patience does, spares the wake-up. */
+static size_t look(int fd, char *message) {
+    uint64_t since_ns = now_ns();
+    do {
+        ssize_t got = recv(fd, message, MESSAGE_BYTES, MSG_DONTWAIT);
+        if (got >= 0)
+            return (size_t)got;
+        sched_yield();
+    } while (now_ns() - since_ns < LOOK_NS);
+    return 0;
+}
+
 /* False at the end of the stream. */
-static int receive(int fd, char *message) {
-    size_t have = 0;
+static int receive(int fd, char *message, int looks) {
+    size_t have = looks ? look(fd, message) : 0;
     while (have < MESSAGE_BYTES) {
         ssize_t got = read(fd, message + have, MESSAGE_BYTES - have);
         if (got == 0)
@@ -44,10 +65,33 @@ static void send_message(int fd, const char *message) {
         fail("write");
 }
 
-static void bounce(int fd, char *message) {
+static void bounce(int fd, char *message, int looks) {
     send_message(fd, message);
-    if (!receive(fd, message))
+    if (!receive(fd, message, looks))
         fail("the other process has gone");
+}
+
+/* Starts a process that answers each message, having asked the one at `behind` if that is none of -1. Gives
+ * the descriptor to reach it by. */
+static int start(int behind, int looks) {
+    int ends[2];
+    char message[MESSAGE_BYTES];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+        fail("socketpair");
+    pid_t child = fork();
+    if (child < 0)
+        fail("fork");
+    if (child == 0) {
+        close(ends[0]);
+        while (receive(ends[1], message, looks)) {
+            if (behind >= 0)
+                bounce(behind, message, looks);
+            send_message(ends[1], message);
+        }
+        _exit(0);
+    }
+    close(ends[1]);
+    return ends[0];
 }
 
 static int ascending(const void *left, const void *right) {
@@ -59,40 +103,32 @@ static int ascending(const void *left, const void *right) {
 int main(int argc, char **argv) {
     char *end = NULL;
     long rounds = argc > 1 ? strtol(argv[1], &end, 10) : DEFAULT_ROUNDS;
-    if (argc > 2 || rounds < 1 || rounds > MOST_ROUNDS || (end && *end)) {
-        fprintf(stderr, "usage: pingpong [ROUNDS]\n");
+    int relayed = argc == 3 && strcmp(argv[2], "relayed") == 0;
+    if (argc > 2 + relayed || rounds < 1 || rounds > MOST_ROUNDS || (end && *end)) {
+        fprintf(stderr, "usage: pingpong [ROUNDS [relayed]]\n");
         return 2;
     }
 
-    int ends[2];
     char message[MESSAGE_BYTES] = {0};
     uint64_t *took_ns = calloc((size_t)rounds, sizeof *took_ns);
     if (!took_ns)
         fail("memory");
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
-        fail("socketpair");
-    pid_t child = fork();
-    if (child < 0)
-        fail("fork");
-    if (child == 0) {
-        close(ends[0]);
-        while (receive(ends[1], message))
-            send_message(ends[1], message);
-        _exit(0);
-    }
-    close(ends[1]);
+    int answers = start(-1, relayed);
+    int asked = relayed ? start(answers, relayed) : answers;
 
     for (int i = 0; i < WARM_UP; i++)
-        bounce(ends[0], message);
+        bounce(asked, message, relayed);
     uint64_t start_ns = now_ns();
     for (long i = 0; i < rounds; i++) {
         uint64_t sent_ns = now_ns();
-        bounce(ends[0], message);
+        bounce(asked, message, relayed);
         took_ns[i] = now_ns() - sent_ns;
     }
     double seconds = (double)(now_ns() - start_ns) / 1e9;
-    close(ends[0]);
-    waitpid(child, NULL, 0);
+    close(answers);
+    close(asked);
+    while (wait(NULL) > 0) {
+    }
 
     qsort(took_ns, (size_t)rounds, sizeof *took_ns, ascending);
     long middle = rounds / 2;
