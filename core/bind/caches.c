@@ -116,11 +116,40 @@ static int native_capacity(lua_State *L) {
 
 /* --- short forms: see bind/short --- */
 
+static int set_other(lua_State *L, struct cm_vm *vm, struct cm_bytes key) {
+    struct cm_bytes value;
+    int err = encode(L, vm, 2, &value);
+    return err ? err : cm_lru_set(&vm->lru, key, value, CM_LRU_DEFAULT_AGE);
+}
+
+/* A string, which is far where nobody has looked at it for a while: it is sent for before anything else is
+ * done. To encode it raises nothing. */
+static int set_string(lua_State *L, struct cm_vm *vm, struct cm_bytes key) {
+    enum { LINE_BYTES = 64, LINES = 3 };
+    const char *string = lua_topointer(L, 2);
+    for (int i = 0; i < LINES; i++)
+        __builtin_prefetch(string + i * LINE_BYTES);
+    struct cm_lru_arrival arrival;
+    int err = cm_lru_begin(&vm->lru, key, CM_LRU_DEFAULT_AGE, &arrival);
+    if (err)
+        return err;
+    if (lua_rawlen(L, 2) > CM_COPIED_MOST_BYTES) { /* it takes a while, and has no place here */
+        cm_lru_cancel(&vm->lru, &arrival);
+        return set_other(L, vm, key);
+    }
+    struct cm_bytes value;
+    err = encode(L, vm, 2, &value);
+    if (err)
+        cm_lru_cancel(&vm->lru, &arrival);
+    return err ? err : cm_lru_finish(&vm->lru, &arrival, value);
+}
+
 static int short_set(lua_State *L) {
     struct cm_vm *vm = cm_vm_of(L);
-    struct cm_bytes key, value;
-    if (lua_gettop(L) != 2 || lua_isnil(L, 2) || !is_short(L, vm, &key) || encode(L, vm, 2, &value) ||
-        cm_lru_set(&vm->lru, key, value, CM_LRU_DEFAULT_AGE))
+    struct cm_bytes key;
+    int type = lua_type(L, 2);
+    if (lua_gettop(L) != 2 || type == LUA_TNIL || !is_short(L, vm, &key) ||
+        (type == LUA_TSTRING ? set_string(L, vm, key) : set_other(L, vm, key)))
         return cm_short_long(L);
     lua_pushvalue(L, lua_upvalueindex(CM_SHORT_OK));
     return cm_short_finish_with(L, vm, 2, 1);

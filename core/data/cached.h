@@ -4,6 +4,7 @@
 
 #include "data/lru.h"
 #include "memory/append.h"
+#include "memory/vacancy.h"
 
 static inline struct cm_cache *cache_of(const struct cm_lru *lru) {
     return &lru->store->participant->segment->header->cache;
@@ -23,7 +24,16 @@ static inline uint8_t generation_of(uint64_t tag) {
     return (uint8_t)(tag >> 24);
 }
 
+/* Eight nanoseconds a unit: 56 bits of them last for eighteen years of the machine's being up, no operation
+ * is shorter, and they tell milliseconds exactly. */
 enum { STAMP_NS_SHIFT = 3, MS_NS = 1000000 };
+
+/* The stamp of what begins now: this process's own grow with each. */
+static inline uint64_t next_stamp(struct cm_lru *lru, uint64_t now_ns) {
+    uint64_t stamp = now_ns >> STAMP_NS_SHIFT;
+    lru->stamp = stamp > lru->stamp ? stamp : lru->stamp + 1;
+    return lru->stamp;
+}
 
 enum { FLAG_UPDATE_AGE = 1, FLAG_STALE = 2 };
 
@@ -83,9 +93,11 @@ enum { CM_CACHE_TRIES = 64 }; /* slots pushed again in one hold of the lock */
 
 /* Takes the least recently used entry out, and adds its bytes to *freed_bytes. 0, also when it turned out to
  * be in use; CM_E_NOTFOUND: there is none; CM_E_BUSY: after that many tries the lock is to be given to
- * others.
- */
+ * others. */
 int cm_cache_evict(struct cm_lru *lru, unsigned *tries, uint64_t *freed_bytes);
+/* As above, but only if it takes so many bytes and another entry can have its place, which is the caller's
+ * then. CM_E_CONFLICT: it is not so, and nothing has been done. */
+int cm_cache_vacate(struct cm_lru *lru, unsigned *tries, uint64_t bytes, struct cm_vacancy *vacancy);
 /* Takes out what the place holds. Leaves. */
 void cm_cache_take_out(struct cm_lru *lru, struct cm_section *section, const struct cm_place *place);
 void cm_cache_empty(struct cm_lru *lru);

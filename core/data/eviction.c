@@ -53,12 +53,17 @@ void cm_cache_unlock(struct cm_lru *lru) {
 
 /* --- taking out: under the lock --- */
 
-/* Takes the entry out, whose slot has been retired in this section. Leaves. */
+/* Takes the entry out, whose slot has been retired in this section; its place is kept with a `vacancy`.
+ * Leaves.
+ */
 static void unlink_entry(struct cm_lru *lru, struct cm_section *section, const struct cm_place *place,
-                         uint32_t slot) {
+                         uint32_t slot, struct cm_vacancy *vacancy) {
     struct cm_cache *cache = cache_of(lru);
     CM_FAULT("cache-retired");
-    cm_table_unlink(lru->store->participant, section, place);
+    if (vacancy)
+        cm_vacancy_make(lru->store->participant, section, place, vacancy);
+    else
+        cm_table_unlink(lru->store->participant, section, place);
     CM_FAULT("cache-unlinked");
     add(&cache->entries, (uint64_t)-1);
     add(&cache->bytes, -entry_bytes(lru, place->shape));
@@ -78,7 +83,8 @@ static bool enter_slot(struct cm_lru *lru, uint32_t slot, struct cm_section *sec
     return false;
 }
 
-int cm_cache_evict(struct cm_lru *lru, unsigned *tries, uint64_t *freed_bytes) {
+/* Takes the oldest out; with a vacancy only if it takes so many bytes. */
+static int evict(struct cm_lru *lru, unsigned *tries, uint64_t *bytes, struct cm_vacancy *vacancy) {
     struct cm_segment *segment = lru->store->participant->segment;
     uint32_t slot;
     uint64_t stamp;
@@ -91,21 +97,34 @@ int cm_cache_evict(struct cm_lru *lru, unsigned *tries, uint64_t *freed_bytes) {
         cm_recency_free(segment, slot); /* only where the segment has been tampered with */
         return 0;
     }
-    if (!cm_recency_retire_if(segment, slot, stamp)) {
+    uint64_t freed_bytes = entry_bytes(lru, place.shape);
+    bool is_other = vacancy && (freed_bytes != *bytes || !cm_vacancy_suits(segment, place.shape));
+    if (is_other || !cm_recency_retire_if(segment, slot, stamp)) {
         cm_section_leave(&section);
-        return 0;
+        return is_other ? CM_E_CONFLICT : 0;
     }
-    *freed_bytes += entry_bytes(lru, place.shape);
-    unlink_entry(lru, &section, &place, slot);
+    unlink_entry(lru, &section, &place, slot, vacancy);
     add(&cache_of(lru)->evictions, 1);
     cm_recency_prefetch(segment);
+    *bytes = freed_bytes;
     return 0;
+}
+
+int cm_cache_evict(struct cm_lru *lru, unsigned *tries, uint64_t *freed_bytes) {
+    uint64_t bytes = 0;
+    int err = evict(lru, tries, &bytes, NULL);
+    *freed_bytes += bytes;
+    return err;
+}
+
+int cm_cache_vacate(struct cm_lru *lru, unsigned *tries, uint64_t bytes, struct cm_vacancy *vacancy) {
+    return evict(lru, tries, &bytes, vacancy);
 }
 
 void cm_cache_take_out(struct cm_lru *lru, struct cm_section *section, const struct cm_place *place) {
     uint32_t slot = slot_of(cm_record_version(place->record));
     cm_recency_retire(lru->store->participant->segment, slot);
-    unlink_entry(lru, section, place, slot);
+    unlink_entry(lru, section, place, slot, NULL);
 }
 
 void cm_cache_empty(struct cm_lru *lru) {
@@ -115,7 +134,7 @@ void cm_cache_empty(struct cm_lru *lru) {
     for (uint32_t slot; cm_recency_last(segment, &slot);) {
         if (enter_slot(lru, slot, &section, &place)) {
             cm_recency_retire(segment, slot);
-            unlink_entry(lru, &section, &place, slot);
+            unlink_entry(lru, &section, &place, slot, NULL);
         } else {
             cm_recency_free(segment, slot);
         }

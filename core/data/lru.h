@@ -17,11 +17,13 @@
 
 #include "data/recency.h"
 #include "data/store.h"
+#include "memory/vacancy.h"
 
 struct cm_lru {
     struct cm_store *store;     /* whose participant, and way of making room, it uses */
     uint64_t (*clock_ns)(void); /* cm_clock_ns but in tests */
     uint64_t stamp;             /* the last one */
+    uint64_t last_bytes;        /* of what was put in last */
     /* The master's: whether the process in the seat has ended, so that its groups are repaired. NULL for all
      * others, which wait for the master to repair the cache. */
     bool (*is_dead)(void *data, uint32_t seat);
@@ -51,6 +53,23 @@ int cm_lru_start(struct cm_lru *lru, const struct cm_lru_options *options);
  * 0; CM_E_BADVALUE for a bad key; CM_E_TOOLARGE for what is larger than the cache may be; CM_E_NOMEMORY. What
  * was under the key stays then. */
 int cm_lru_set(struct cm_lru *lru, struct cm_bytes key, struct cm_bytes value, uint64_t max_age_ms);
+
+/* The same in two steps, for a value that has to be fetched from far: what the first does, where an entry has
+ * to go for each that comes, takes about as long. Between the two the cache's lock may be held: the caller
+ * does nothing but get hold of the value. The key's bytes stay where they are. What is cancelled, or fails
+ * for want of memory, may have cost the oldest entry. */
+struct cm_lru_arrival {
+    struct cm_key key;
+    uint64_t max_age_ms;
+    uint64_t now_ns;
+    struct cm_vacancy vacancy; /* where it will be; if there is one, the lock is held */
+};
+/* 0 or CM_E_BADVALUE; then it is over. */
+int cm_lru_begin(struct cm_lru *lru, struct cm_bytes key, uint64_t max_age_ms,
+                 struct cm_lru_arrival *arrival);
+int cm_lru_finish(struct cm_lru *lru, struct cm_lru_arrival *arrival, struct cm_bytes value);
+/* Instead of finishing: nothing is put in. */
+void cm_lru_cancel(struct cm_lru *lru, struct cm_lru_arrival *arrival);
 
 /* Copies the value to the buffer; `value` is a view of it. 0; CM_E_NOTFOUND; CM_E_NOMEMORY where the buffer
  * cannot grow. */

@@ -68,6 +68,8 @@ static bool seize(struct cm_cleaner *cleaner, uint32_t chunk) {
             return false;
         word.state = CM_CHUNK_CLEANING;
     } while (!cm_chunk_swap(cleaner->segment, chunk, from, word, false));
+    /* Before the looks at its records: see core/memory/vacancy. */
+    atomic_thread_fence(memory_order_seq_cst);
     cleaner->victim = chunk;
     cleaner->at = 0;
     return true;

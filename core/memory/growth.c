@@ -44,8 +44,7 @@ static bool split(struct cm_participant *master) {
      * sees the number too. */
     atomic_store_explicit(&segment->header->groups, groups + 1, memory_order_release);
     atomic_store_explicit(&child->word, cm_word(section.sequence + 2, 0), memory_order_release);
-    cm_section_publish(master, &section);
-    cm_section_leave(&section);
+    cm_section_finish(&section);
     return true;
 }
 

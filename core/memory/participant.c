@@ -165,6 +165,12 @@ void cm_section_leave(const struct cm_section *section) {
     atomic_store_explicit(section->word, cm_word(section->sequence, 0), memory_order_release);
 }
 
+/* Release, for the readers and for the next owner, as above. */
+void cm_section_finish(struct cm_section *section) {
+    section->sequence += 2;
+    cm_section_leave(section);
+}
+
 /* --- hazards --- */
 
 /* Relaxed: the caller fences once behind all that it names. Only this seat writes its words. */

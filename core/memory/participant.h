@@ -100,6 +100,8 @@ void cm_section_publish(struct cm_participant *participant, struct cm_section *s
 /* Makes readers wait until the next publish: for what takes more than one store. */
 void cm_section_shut(struct cm_participant *participant, const struct cm_section *section);
 void cm_section_leave(const struct cm_section *section);
+/* Publishes and leaves, in one store. */
+void cm_section_finish(struct cm_section *section);
 
 /* --- hazards: chunks that must not be used again while somebody copies from them --- */
 

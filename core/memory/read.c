@@ -6,9 +6,8 @@
 #include "memory/pieces.h"
 
 enum {
-    TRIES = 8,           /* of a reader, before it takes the group */
-    STEPS = 256,         /* along a chain, before a reader doubts that it has an end */
-    COPIED_BYTES = 4096, /* a longer value is copied under hazards instead of being checked afterwards */
+    TRIES = 8,   /* of a reader, before it takes the group */
+    STEPS = 256, /* along a chain, before a reader doubts that it has an end */
 };
 
 static void note_found(const struct cm_place *place, const struct cm_group *group, uint64_t sequence,
@@ -128,7 +127,7 @@ static int try_get(struct cm_participant *participant, const struct cm_key *key,
         return is_unchanged(group, sequence) ? CM_E_NOTFOUND : CM_E_CONFLICT;
     note_found(&place, group, sequence, found);
     if (is_wanted(found, wish)) {
-        if (place.shape.value_len > COPIED_BYTES)
+        if (place.shape.value_len > CM_COPIED_MOST_BYTES)
             return get_long(participant, group, sequence, &place, wish);
         int err = copy_value(segment, &place, wish->value);
         if (err)
@@ -146,7 +145,7 @@ static int get_as_owner(struct cm_participant *participant, const struct cm_key 
     *again = false;
     if (wish->value)
         wish->value->len = 0;
-    int err = wish->value ? cm_buf_reserve(wish->value, COPIED_BYTES) : 0;
+    int err = wish->value ? cm_buf_reserve(wish->value, CM_COPIED_MOST_BYTES) : 0;
     if (err)
         return err;
     struct cm_section section;
@@ -158,7 +157,7 @@ static int get_as_owner(struct cm_participant *participant, const struct cm_key 
     }
     note_found(&place, group_in(participant->segment, &section), section.sequence, found);
     bool wanted = is_wanted(found, wish);
-    if (!wanted || place.shape.value_len <= COPIED_BYTES) {
+    if (!wanted || place.shape.value_len <= CM_COPIED_MOST_BYTES) {
         if (wanted)
             err = copy_value(participant->segment, &place, wish->value);
         cm_section_leave(&section);
@@ -273,7 +272,7 @@ static int try_walk(struct cm_participant *participant, const struct walk *walk,
 static int walk_as_owner(struct cm_participant *participant, const struct walk *walk, uint64_t hash,
                          uint32_t *groups, struct cm_buf *out) {
     size_t before = out->len;
-    for (size_t room = COPIED_BYTES;; room *= 2) {
+    for (size_t room = CM_COPIED_MOST_BYTES;; room *= 2) {
         int err = cm_buf_reserve(out, room);
         if (err)
             return err;

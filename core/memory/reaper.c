@@ -93,6 +93,8 @@ static void mark_retiring(struct cm_reaper *reaper, struct cm_seat *seat) {
         return;
     mark_chunk_of(reaper, retiring);
     uint64_t offset = atomic_load(&seat->retiring_rest);
+    if (offset == retiring)
+        return; /* it was linking a new entry at the place that had been vacated: there are no fragments */
     for (int i = 0; offset && i < FRAGMENTS_MOST; i++) {
         struct cm_record *fragment = cm_record_at(reaper->segment, offset);
         if (!fragment)

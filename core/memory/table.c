@@ -7,6 +7,7 @@
 #include "memory/chunk.h"
 
 enum {
+    LINES = 3,         /* of an entry, that are prefetched */
     RING_INSERTS = 64, /* at least, between two hints to the master that the table may have to grow */
 };
 
@@ -43,13 +44,18 @@ enum look cm_chain_look(const struct cm_segment *segment, struct cm_group *group
     return LOOK_LOST;
 }
 
+/* It becomes its chain's first. */
+void cm_table_place_new(struct cm_participant *participant, const struct cm_section *section, uint64_t hash,
+                        struct cm_place *place) {
+    *place = (struct cm_place){.link = chain_of(group_in(participant->segment, section), hash)};
+}
+
 bool cm_table_find(struct cm_participant *participant, const struct cm_section *section,
                    const struct cm_key *key, struct cm_place *place) {
     struct cm_group *group = group_in(participant->segment, section);
     if (cm_chain_look(participant->segment, group, key, UINT32_MAX, place) == LOOK_FOUND)
         return true;
-    /* A new entry becomes the chain's first. */
-    *place = (struct cm_place){.link = chain_of(group, key->hash)};
+    cm_table_place_new(participant, section, key->hash, place);
     return false;
 }
 
@@ -63,8 +69,12 @@ void cm_table_prefetch(const struct cm_segment *segment, uint64_t hash, enum cm_
     const struct cm_record *record = cm_record_at(segment, load(chain_of(group, hash)));
     if (record && what == CM_PREFETCH_SECOND && load(&record->hash) != hash)
         record = cm_record_at(segment, load(&record->next));
-    if (record)
-        __builtin_prefetch(record);
+    if (!record)
+        return;
+    __builtin_prefetch(record);
+    /* An entry of a hundred bytes or so, which is to be written over. */
+    for (uint64_t line = 1; what == CM_PREFETCH_SECOND && line < LINES; line++)
+        __builtin_prefetch((const uint8_t *)record + line * CM_CACHE_LINE, 1);
 }
 
 bool cm_table_find_tag(struct cm_participant *participant, const struct cm_section *section, uint64_t hash,
@@ -205,8 +215,9 @@ static void retire(struct cm_participant *participant, const struct cm_place *pl
     atomic_store_explicit(&seat->retiring, 0, memory_order_release);
 }
 
-/* Before an expiry counts, in case this process dies in between, and again after: the sweep may have looked
- * at the record between the two, and found nothing. */
+/* After an expiry has been stored: the sweep may have looked at the record before, and found nothing. And
+ * before it, where the record was linked already, in case this process dies in between; a new one's chunk is
+ * cleaned then, which notes it. */
 static void note_expiry(struct cm_participant *participant, uint64_t offset, uint64_t expires_ms) {
     if (expires_ms)
         cm_chunk_note_expiry(participant->segment, offset, expires_ms);
@@ -218,8 +229,6 @@ uint64_t cm_table_link(struct cm_participant *participant, struct cm_section *se
     if (!(load(&record->hash) & CM_SPACE_CACHE))
         store(&record->version, section->sequence + 2);
     store(&record->next, load(place->record ? &place->record->next : place->link));
-    uint64_t expires_ms = load(&record->expires_ms);
-    note_expiry(participant, offset, expires_ms);
     if (place->record) {
         begin_retiring(participant, place);
     } else {
@@ -230,7 +239,7 @@ uint64_t cm_table_link(struct cm_participant *participant, struct cm_section *se
     /* Release: who follows the link (acquire) sees the record whole. */
     atomic_store_explicit(place->link, offset, memory_order_release);
     CM_FAULT("after-publish");
-    note_expiry(participant, offset, expires_ms);
+    note_expiry(participant, offset, load(&record->expires_ms));
     cm_section_publish(participant, section);
     if (place->record) {
         retire(participant, place);
@@ -248,8 +257,8 @@ uint64_t cm_table_link(struct cm_participant *participant, struct cm_section *se
     return section->sequence;
 }
 
-uint64_t cm_table_unlink(struct cm_participant *participant, struct cm_section *section,
-                         const struct cm_place *place) {
+static void take_out(struct cm_participant *participant, struct cm_section *section,
+                     const struct cm_place *place) {
     begin_retiring(participant, place);
     begin_counting(participant, CM_COUNTS_UNLINKING);
     CM_FAULT("before-unlink");
@@ -257,11 +266,22 @@ uint64_t cm_table_unlink(struct cm_participant *participant, struct cm_section *
     CM_FAULT("after-unlink");
     cm_section_publish(participant, section);
     count_entry(participant);
-    retire(participant, place);
     if (participant->inserts)
         participant->inserts--; /* who replaces what it removes makes nothing grow */
+}
+
+uint64_t cm_table_unlink(struct cm_participant *participant, struct cm_section *section,
+                         const struct cm_place *place) {
+    take_out(participant, section, place);
+    retire(participant, place);
     cm_section_leave(section);
     return section->sequence;
+}
+
+void cm_table_vacate(struct cm_participant *participant, struct cm_section *section,
+                     const struct cm_place *place) {
+    take_out(participant, section, place);
+    cm_section_leave(section);
 }
 
 uint64_t cm_table_store_number(struct cm_participant *participant, struct cm_section *section,
@@ -275,11 +295,11 @@ uint64_t cm_table_store_number(struct cm_participant *participant, struct cm_sec
     CM_FAULT("number-versioned");
     store(place->record->payload, bits);
     CM_FAULT("number-stored");
-    store(&place->record->expires_ms, expires_ms);
-    if (expires_anew)
+    if (expires_anew) {
+        store(&place->record->expires_ms, expires_ms);
         note_expiry(participant, place->offset, expires_ms);
-    cm_section_publish(participant, section);
-    cm_section_leave(section);
+    }
+    cm_section_finish(section);
     return section->sequence;
 }
 
@@ -289,8 +309,7 @@ void cm_table_store_expiry(struct cm_participant *participant, struct cm_section
     CM_FAULT("expiry-noted");
     store(&place->record->expires_ms, expires_ms);
     note_expiry(participant, place->offset, expires_ms);
-    cm_section_publish(participant, section);
-    cm_section_leave(section);
+    cm_section_finish(section);
 }
 
 /* --- records that move --- */

@@ -51,6 +51,9 @@ static inline bool cm_table_stands(const struct cm_segment *segment, const struc
     return atomic_load_explicit(&segment->groups[spot->line].word, memory_order_acquire) == spot->word;
 }
 
+/* Longer values are copied at leisure, under hazards; a shorter one at once. */
+enum { CM_COPIED_MOST_BYTES = 4096 };
+
 /* What a read found. */
 struct cm_found {
     enum cm_kind kind;   /* CM_KIND_INTEGER, CM_KIND_FLOAT, else bytes */
@@ -128,6 +131,9 @@ void cm_table_enter(struct cm_participant *participant, uint64_t hash, struct cm
 bool cm_table_try(struct cm_participant *participant, uint64_t hash, struct cm_section *section);
 bool cm_table_find(struct cm_participant *participant, const struct cm_section *section,
                    const struct cm_key *key, struct cm_place *place);
+/* Where an entry goes of which the caller knows that there is none. */
+void cm_table_place_new(struct cm_participant *participant, const struct cm_section *section, uint64_t hash,
+                        struct cm_place *place);
 /* Owns the group of a number that stands, which is where it was. False: it does not, or somebody else came
  * first. */
 bool cm_table_reenter(struct cm_participant *participant, const struct cm_spot *spot,
@@ -146,6 +152,9 @@ uint64_t cm_table_link(struct cm_participant *participant, struct cm_section *se
                        const struct cm_place *place, uint64_t offset);
 uint64_t cm_table_unlink(struct cm_participant *participant, struct cm_section *section,
                          const struct cm_place *place);
+/* As above, but the entry's bytes stay counted, and `retiring` names it: for core/memory/vacancy. */
+void cm_table_vacate(struct cm_participant *participant, struct cm_section *section,
+                     const struct cm_place *place);
 /* Of a number of the same kind. */
 uint64_t cm_table_store_number(struct cm_participant *participant, struct cm_section *section,
                                const struct cm_place *place, uint64_t bits, uint64_t expires_ms);

@@ -47,6 +47,20 @@ static void set(struct cm_lru *lru, unsigned n, size_t len, uint32_t seed, uint6
     HUNT_CHECK(!err, "set: %s", cm_error_name(err));
 }
 
+/* As the last one put in was as long as the oldest is, this one is expected to be. */
+static void set_in_steps(struct cm_lru *lru, unsigned n, size_t len, uint32_t seed) {
+    static uint8_t bytes[HUNT_VALUE_MOST_BYTES];
+    struct hunt_key key;
+    struct cm_bytes name = hunt_key(&key, "key %u", n);
+    struct cm_lru_arrival arrival;
+    lru->last_bytes = cm_append_bytes(&hunt.segment, name.len, 100);
+    HUNT_CHECK(!cm_lru_begin(lru, name, 0, &arrival), "it does not begin");
+    HUNT_CHECK(arrival.vacancy.offset, "the oldest has not made room");
+    hunt_fill(bytes, len, n, seed);
+    int err = cm_lru_finish(lru, &arrival, (struct cm_bytes){bytes, len});
+    HUNT_CHECK(!err, "set in steps: %s", cm_error_name(err));
+}
+
 static bool is_cached(unsigned n) {
     struct hunt_key key;
     struct cm_found found;
@@ -226,8 +240,10 @@ static void make_mess(struct hunt_self *self) {
         if (get(&lru, n)) {
             hits++;
         } else {
-            size_t len = random_below(&self->random, 50) ? random_below(&self->random, 1000)
-                                                         : random_below(&self->random, 50000);
+            /* Half of them are of one size: they take each other's places. */
+            size_t len = random_below(&self->random, 2)    ? 100
+                         : random_below(&self->random, 25) ? random_below(&self->random, 1000)
+                                                           : random_below(&self->random, 50000);
             set(&lru, n, 16 + len, 1 + (uint32_t)random_below(&self->random, 1000),
                 random_below(&self->random, 3) ? 0 : 1 + random_below(&self->random, 50));
         }
@@ -290,24 +306,31 @@ static void test_mess(void **state) {
 enum { CACHED = 20, CHANGED = 7, NEW = 50, NEIGHBOUR = 60, NTHS = 3 };
 
 static const char *const points[] = {
-    "cache-locked",       "cache-pushed-again", "cache-slot-taken", "cache-retired",   "cache-unlinked",
-    "cache-item-removed", "cache-linking",      "cache-linked",     "cache-unlocking", "entry-appended",
-    "cache-left-queue",   "group-taken",        "before-publish",   "after-publish",   "before-unlink",
-    "after-unlink",       "before-retiring",    "retired",          "counted",         "before-release",
+    "cache-locked",    "cache-pushed-again", "cache-slot-taken",
+    "cache-retired",   "cache-unlinked",     "cache-item-removed",
+    "cache-linking",   "cache-linked",       "cache-unlocking",
+    "entry-appended",  "cache-left-queue",   "group-taken",
+    "before-publish",  "after-publish",      "before-unlink",
+    "after-unlink",    "before-retiring",    "retired",
+    "counted",         "before-release",     "vacated",
+    "vacancy-written", "vacancy-filled",     "vacancy-given-up",
 };
 enum { POINTS = sizeof points / sizeof *points };
 
 struct operation {
     const char *name;
-    enum { SET_NEW, SET_AGAIN, REMOVE, GET_STALE, CLEAR, START } how;
+    enum { SET_NEW, SET_IN_STEPS, SET_AGAIN, REMOVE, GET_STALE, CLEAR, START } how;
     size_t len;
     struct cm_lru_options options;
 };
 static const struct operation operations[] = {
     {"set, with room", SET_NEW, 100, {.most_entries = CACHED + 5}},
     {"set in another's place", SET_NEW, 100, {.most_entries = CACHED}},
+    {"set a larger one for another", SET_NEW, 200, {.most_entries = CACHED}},
     {"set in the place of many", SET_NEW, 1200, {.most_bytes = 4000}},
     {"set a long one in the place of many", SET_NEW, 3900, {.most_bytes = 5000}},
+    {"set in steps, in another's place", SET_IN_STEPS, 100, {.most_entries = CACHED}},
+    {"set in steps, larger than was foreseen", SET_IN_STEPS, 200, {.most_entries = CACHED}},
     {"set again", SET_AGAIN, 100, {.most_entries = CACHED}},
     {"set again, larger", SET_AGAIN, 1200, {.most_bytes = 4000}},
     {"remove", REMOVE, 0, {.most_entries = CACHED}},
@@ -332,6 +355,9 @@ static void be_victim(struct hunt_self *self) {
     switch (death->operation->how) {
     case SET_NEW:
         set(&lru, NEW, death->operation->len, 2, 0);
+        break;
+    case SET_IN_STEPS:
+        set_in_steps(&lru, NEW, death->operation->len, 2);
         break;
     case SET_AGAIN:
         set(&lru, CHANGED, death->operation->len, 2, 0);
@@ -377,9 +403,10 @@ static void prepare(const struct operation *operation, unsigned order[CACHED]) {
 
 /* What is left has gone or stayed as the operation would have it, from its beginning to some step. */
 static void check_left(const struct operation *operation, const unsigned order[CACHED]) {
-    bool sets = operation->how == SET_NEW || operation->how == SET_AGAIN;
+    bool comes = operation->how == SET_NEW || operation->how == SET_IN_STEPS;
+    bool sets = comes || operation->how == SET_AGAIN;
     bool empties = operation->how == CLEAR || operation->how == START;
-    unsigned set = operation->how == SET_NEW ? NEW : CHANGED;
+    unsigned set = comes ? NEW : CHANGED;
     bool met = false;
     for (unsigned i = 0; i < CACHED; i++) {
         bool there = is_cached(order[i]);

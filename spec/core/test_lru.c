@@ -167,6 +167,17 @@ static void check_world(void) {
 
 /* --- operations --- */
 
+/* At once or in two steps, which is the same but for what cannot be put in. */
+static int put_in(struct cm_lru *lru, struct cm_bytes key, struct cm_bytes value, uint64_t age_ms) {
+    uint64_t bytes = cm_append_bytes(&world.stores.segment, key.len, value.len);
+    bool refused = world.options.most_bytes && bytes > world.options.most_bytes;
+    if (world.fails || refused || random_below(&world.random, 2))
+        return cm_lru_set(lru, key, value, age_ms);
+    struct cm_lru_arrival arrival;
+    int err = cm_lru_begin(lru, key, age_ms, &arrival);
+    return err ? err : cm_lru_finish(lru, &arrival, value);
+}
+
 static int do_set(size_t n, size_t len, uint64_t age_ms) {
     static uint8_t bytes[MOST_BYTES];
     uint8_t space[SPACE_BYTES];
@@ -175,7 +186,7 @@ static int do_set(size_t n, size_t len, uint64_t age_ms) {
         bytes[i] = (uint8_t)(first + i);
     uint64_t age = age_ms == CM_LRU_DEFAULT_AGE ? world.options.max_age_ms : age_ms;
     uint64_t all = cm_append_bytes(&world.stores.segment, key_of(n, space).len, len);
-    int err = cm_lru_set(some_lru(), key_of(n, space), (struct cm_bytes){bytes, len}, age_ms);
+    int err = put_in(some_lru(), key_of(n, space), (struct cm_bytes){bytes, len}, age_ms);
     if (world.options.most_bytes && all > world.options.most_bytes) {
         assert_true(err == CM_E_TOOLARGE || (world.fails && err == CM_E_NOMEMORY));
     } else if (err) {
@@ -593,6 +604,61 @@ static void a_full_cache_does_not_ring(void **state) {
     close_world();
 }
 
+/* What is put in where something has to go is put in its place. */
+static void a_full_cache_appends_nothing(void **state) {
+    (void)state;
+    open_world(UINT64_C(16) << 20, &(struct cm_lru_options){.most_entries = 10, .most_bytes = 2000});
+    struct cm_lru *lru = &world.lrus[1];
+    const struct cm_appender *appender = &lru->store->participant->appender;
+    uint32_t at = 0;
+    for (int i = 0; i < 1000; i++) {
+        turn(atomic_load(&now_ns) + 8);
+        char name[16];
+        snprintf(name, sizeof name, "key%04d", i);
+        if (i == 10)
+            at = appender->at;
+        struct cm_lru_arrival arrival;
+        if (i % 3) {
+            assert_int_equal(cm_lru_set(lru, text(name), text("12345678"), 0), 0);
+        } else {
+            assert_int_equal(cm_lru_begin(lru, text(name), 0, &arrival), 0);
+            assert_true((arrival.vacancy.offset != 0) == (i >= 10));
+            assert_int_equal(cm_lru_finish(lru, &arrival, text("abcdefgh")), 0);
+        }
+    }
+    assert_int_equal(appender->at, at);
+    struct cm_lru_stats stats;
+    cm_lru_stats(&world.stores.segment, &stats);
+    assert_int_equal(stats.entries, 10);
+    assert_int_equal(stats.evictions, 990);
+    stores_check_counts(&world.stores.segment, false);
+    close_world();
+}
+
+/* It may have cost the oldest, and nothing else. */
+static void what_is_cancelled_is_not_there(void **state) {
+    (void)state;
+    open_world(UINT64_C(16) << 20, &(struct cm_lru_options){.most_entries = 2});
+    struct cm_lru *lru = &world.lrus[1];
+    assert_int_equal(cm_lru_set(lru, text("a"), text("1"), 0), 0);
+    turn(atomic_load(&now_ns) + 8);
+    assert_int_equal(cm_lru_set(lru, text("b"), text("2"), 0), 0);
+    struct cm_lru_arrival arrival;
+    struct cm_buf buf = {0};
+    struct cm_bytes value;
+    assert_int_equal(cm_lru_begin(lru, text("c"), 0, &arrival), 0);
+    cm_lru_cancel(lru, &arrival);
+    assert_int_equal(cm_lru_get(lru, text("c"), &buf, &value), CM_E_NOTFOUND);
+    assert_int_equal(cm_lru_get(lru, text("b"), &buf, &value), 0);
+    struct cache_audit audit;
+    assert_null(cache_check(&world.stores.segment, &audit));
+    assert_int_equal(audit.entries, 1);
+    /* A bad key is refused before anything is done. */
+    assert_int_equal(cm_lru_begin(lru, (struct cm_bytes){0}, 0, &arrival), CM_E_BADVALUE);
+    cm_buf_deinit(&buf);
+    close_world();
+}
+
 static uint64_t pages_bytes(const struct cm_segment *segment) {
     struct stat file;
     assert_int_equal(fstat(segment->fd, &file), 0);
@@ -680,6 +746,8 @@ int main(void) {
         cmocka_unit_test(a_late_hit_stamps_nobody_else),
         cmocka_unit_test(a_hit_is_none_when_its_generation_has_come_round),
         cmocka_unit_test(a_full_cache_does_not_ring),
+        cmocka_unit_test(a_full_cache_appends_nothing),
+        cmocka_unit_test(what_is_cancelled_is_not_there),
         cmocka_unit_test(slots_have_pages_before_they_are_used),
         cmocka_unit_test(slots_run_out_and_come_back),
         cmocka_unit_test(failing_allocations_change_nothing),

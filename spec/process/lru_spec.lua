@@ -147,6 +147,27 @@ describe("the cache", function()
     ]], nil, "--lru-max", "0", "--memory", "1M").out)
   end)
 
+  it("takes values of every kind and size when it is full, and goes on behind one that is refused", function()
+    assert.equal("ok\n", run(1, [[
+      local function value(i) return i % 7 == 0 and { i } or i % 5 == 0 and i or ("x"):rep(i % 3 * 40) end
+      local function holds(i)
+        local found = memory.getLRU("k" .. i)
+        return i % 7 == 0 and found[1] == i or found == value(i)
+      end
+      for i = 1, 500 do
+        assert(memory.setLRU("k" .. i, value(i)) == "OK")
+        if i % 50 == 0 then
+          local ok, message, code = memory.setLRU("large", ("x"):rep(2000000))
+          assert(ok == nil and #message > 0 and code == "toolarge" and memory.getLRU("large") == nil)
+        end
+        for j = math.max(1, i - 3), i do assert(holds(j), j) end
+        assert(memory.getLRU("k" .. i - 5) == nil)
+      end
+      assert(memory.getLRUStats().entries == 5)
+      print "ok"
+    ]], nil, "--lru-max", "5", "--max-value", "1M").out)
+  end)
+
   it("says in a line where the memory is too small for --lru-max", function()
     local c = clusters.run { "--lru-max", "100000", "--memory", "64M", app = "print 'ran'" }
     assert.equal(1, c.code)
