@@ -125,10 +125,10 @@ static int set_other(lua_State *L, struct cm_vm *vm, struct cm_bytes key) {
 /* A string, which is far where nobody has looked at it for a while: it is sent for before anything else is
  * done. To encode it raises nothing. */
 static int set_string(lua_State *L, struct cm_vm *vm, struct cm_bytes key) {
-    enum { LINE_BYTES = 64, LINES = 3 };
+    enum { LINES = 3 };
     const char *string = lua_topointer(L, 2);
-    for (int i = 0; i < LINES; i++)
-        __builtin_prefetch(string + i * LINE_BYTES);
+    for (size_t i = 0; i < LINES; i++)
+        __builtin_prefetch(string + i * CM_CACHE_LINE);
     struct cm_lru_arrival arrival;
     int err = cm_lru_begin(&vm->lru, key, CM_LRU_DEFAULT_AGE, &arrival);
     if (err)

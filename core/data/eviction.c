@@ -53,9 +53,8 @@ void cm_cache_unlock(struct cm_lru *lru) {
 
 /* --- taking out: under the lock --- */
 
-/* Takes the entry out, whose slot has been retired in this section; its place is kept with a `vacancy`.
- * Leaves.
- */
+/* Takes the entry out, whose slot has been retired in this section. Leaves. With a `vacancy` the place is
+ * kept. */
 static void unlink_entry(struct cm_lru *lru, struct cm_section *section, const struct cm_place *place,
                          uint32_t slot, struct cm_vacancy *vacancy) {
     struct cm_cache *cache = cache_of(lru);

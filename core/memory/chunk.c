@@ -200,22 +200,6 @@ void cm_chunk_release(struct cm_segment *segment, uint64_t offset, uint32_t len_
         hint_freed(segment, index);
 }
 
-void cm_chunk_release_late(struct cm_segment *segment, uint64_t offset, uint32_t len_bytes) {
-    uint32_t index = (uint32_t)cm_segment_chunk_of(segment, offset);
-    struct cm_chunk_word word;
-    uint64_t from = cm_chunk_load(segment, index);
-    do {
-        word = cm_chunk_unpack(from);
-        if (word.state == CM_CHUNK_CLEANING)
-            return;
-    } while (!atomic_compare_exchange_weak_explicit(&segment->chunks[index].word, &from,
-                                                    from - len_bytes / UNIT, memory_order_acq_rel,
-                                                    memory_order_acquire));
-    word = cm_chunk_unpack(from - len_bytes / UNIT);
-    if (cm_chunk_is_free(&word))
-        hint_freed(segment, index);
-}
-
 /* The fence: what has been stored in the record is seen by a sweep whose exchange this load does not see.
  * (The sweep exchanges, fences, and looks at the records.) */
 void cm_chunk_note_expiry(struct cm_segment *segment, uint64_t offset, uint64_t expires_ms) {

@@ -62,10 +62,6 @@ void cm_chunk_close(struct cm_segment *segment, uint32_t index, uint32_t used);
 /* A record of that many bytes at the offset has become unreachable. Whoever made it so calls this, once. */
 void cm_chunk_release(struct cm_segment *segment, uint64_t offset, uint32_t len_bytes);
 
-/* As above, of a record whose group is not owned any more, but a hazard names its chunk: unless that is being
- * cleaned, which sets its count anew. */
-void cm_chunk_release_late(struct cm_segment *segment, uint64_t offset, uint32_t len_bytes);
-
 /* Says that an entry in the chunk of that offset will expire: in the section, before and after it is linked
  * or its new expiry stored. */
 void cm_chunk_note_expiry(struct cm_segment *segment, uint64_t offset, uint64_t expires_ms);

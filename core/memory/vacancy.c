@@ -55,7 +55,8 @@ void cm_vacancy_end(struct cm_participant *participant) {
 }
 
 void cm_vacancy_give_up(struct cm_participant *participant, const struct cm_vacancy *vacancy) {
-    cm_chunk_release_late(participant->segment, vacancy->offset, vacancy->len_bytes);
+    /* If the chunk is being cleaned, its count is set anew only when the hazard has gone. */
+    cm_chunk_release(participant->segment, vacancy->offset, vacancy->len_bytes);
     CM_FAULT("vacancy-given-up");
     end(participant);
 }
