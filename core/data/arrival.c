@@ -2,38 +2,7 @@
 #include "base/error.h"
 #include "base/fault.h"
 #include "data/cached.h"
-#include "memory/chunk.h"
-
-enum { ROOM_TRIES = 100 }; /* of the master to get what it made room for: others take chunks meanwhile */
-
-static int append_once(struct cm_lru *lru, struct cm_key key, struct cm_bytes value, uint64_t *offset) {
-    struct cm_participant *participant = lru->store->participant;
-    cm_append_begin(participant);
-    int err = cm_append_entry(participant, CM_KIND_BYTES, key.hash, key.bytes, value, 0, offset);
-    if (err)
-        cm_append_rewind(participant);
-    return err;
-}
-
-/* As in core/data/store: where there is little left, only the master appends, having made room. */
-static int append(struct cm_lru *lru, struct cm_key key, struct cm_bytes value, uint64_t *offset) {
-    struct cm_store *room = lru->store;
-    struct cm_participant *participant = room->participant;
-    int err = cm_chunk_few_free(participant->segment) ? CM_E_NOMEMORY : append_once(lru, key, value, offset);
-    if (err == CM_E_NOMEMORY && !room->make_room)
-        cm_participant_ring(participant, CM_RING_MEMORY);
-    for (int i = 0; err == CM_E_NOMEMORY && room->make_room && i < ROOM_TRIES; i++) {
-        struct cm_found found;
-        uint64_t freed_bytes = 0;
-        if (!cm_table_get(participant, &key, NULL, &found))
-            freed_bytes = cm_append_bytes(participant->segment, key.bytes.len, found.value_len);
-        uint64_t bytes = cm_append_bytes(participant->segment, key.bytes.len, value.len);
-        if (room->make_room(room->data, bytes, freed_bytes))
-            break;
-        err = append_once(lru, key, value, offset);
-    }
-    return err;
-}
+#include "data/room.h"
 
 /* Whether something has to go for so many bytes, which are no more than the cache may have at all. */
 static bool is_full(const struct cm_cache *cache, uint64_t bytes) {
@@ -172,8 +141,11 @@ static bool try_fill(struct cm_lru *lru, struct cm_lru_arrival *arrival, struct 
 static int append_and_link(struct cm_lru *lru, struct cm_lru_arrival *arrival, struct cm_bytes value,
                            uint64_t bytes) {
     struct cm_participant *participant = lru->store->participant;
+    struct cm_store cached = *lru->store;
+    cached.space = CM_SPACE_CACHE;
+    struct cm_pair pair = {arrival->key.bytes, {.bytes = value}};
     uint64_t offset;
-    int err = append(lru, arrival->key, value, &offset);
+    int err = cm_store_append(&cached, &pair, 1, 0, &offset);
     if (err)
         return err;
     do {

@@ -1,10 +1,10 @@
-/* What the store's files share: numbers as they lie in entries, looking in a section, appending. Theirs
- * alone. */
+/* What the store's files share: numbers as they lie in entries, looking in a section. Theirs alone. */
 #ifndef CM_DATA_ENTRIES_H
 #define CM_DATA_ENTRIES_H
 
 #include <string.h>
 
+#include "data/room.h"
 #include "data/store.h"
 #include "data/watch.h"
 #include "memory/append.h"
@@ -51,13 +51,5 @@ static inline bool find(const struct cm_store *store, const struct cm_section *s
     return cm_table_find(store->participant, section, key, place) &&
            !cm_store_is_over(store, cm_record_expiry(place->record));
 }
-
-/* --- appending: core/data/room --- */
-
-/* Appends the pairs' entries, whose offsets are what is to be linked: cm_append_commit or cm_append_rewind is
- * next. Where there is little left, only the master appends, which knows how much may be reachable; it makes
- * room before, and again where others have taken it meanwhile. 0 or CM_E_NOMEMORY. */
-int cm_store_append(struct cm_store *store, const struct cm_pair *pairs, size_t count, uint64_t expires_ms,
-                    uint64_t *offsets);
 
 #endif

@@ -1,4 +1,5 @@
-/* Appending the store's entries, and the room for them; of core/data/entries.h. */
+#include "data/room.h"
+
 #include "base/error.h"
 #include "data/entries.h"
 #include "memory/chunk.h"

@@ -1,5 +1,6 @@
 /* The caches of several seats on one segment against one list of what they should hold, in which order, on a
  * clock that the test turns. */
+#include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 
@@ -635,6 +636,80 @@ static void a_full_cache_appends_nothing(void **state) {
     close_world();
 }
 
+/* --- threads: most take each other's places, the main thread is the master that moves all of it --- */
+
+enum { THREADS = 3, THREAD_KEYS = 200 };
+
+struct user {
+    struct cm_lru *lru;
+    uint64_t random;
+    uint64_t hits;
+    uint64_t faults;
+};
+
+static _Atomic bool over;
+
+/* A value is its key's number, as often as it is long. */
+static void *use_cache(void *data) {
+    struct user *user = data;
+    struct cm_buf buf = {0};
+    while (!atomic_load(&over)) {
+        uint32_t words[50], n = (uint32_t)random_below(&user->random, THREAD_KEYS);
+        char name[16];
+        snprintf(name, sizeof name, "key %03u", n);
+        struct cm_bytes value;
+        int err = cm_lru_get(user->lru, text(name), &buf, &value);
+        user->hits += !err;
+        user->faults += err && err != CM_E_NOTFOUND;
+        for (size_t i = 0; !err && i < value.len / sizeof n; i++)
+            user->faults += memcmp(value.data + i * sizeof n, &n, sizeof n) != 0;
+        size_t len = random_below(&user->random, 8) ? 20 : random_below(&user->random, 50);
+        for (size_t i = 0; i < len; i++)
+            words[i] = n;
+        struct cm_lru_arrival arrival;
+        if (!err && random_below(&user->random, 30) == 0) {
+            cm_lru_remove(user->lru, text(name));
+        } else if (err && cm_lru_begin(user->lru, text(name), CM_LRU_DEFAULT_AGE, &arrival) == 0) {
+            err = cm_lru_finish(user->lru, &arrival,
+                                (struct cm_bytes){(const uint8_t *)words, len * sizeof *words});
+            user->faults += err && err != CM_E_NOMEMORY;
+        }
+    }
+    cm_buf_deinit(&buf);
+    return NULL;
+}
+
+static void several_at_once_take_each_others_places(void **state) {
+    (void)state;
+    static struct user users[THREADS];
+    pthread_t threads[THREADS];
+    open_world(UINT64_C(4) << 20, &(struct cm_lru_options){.most_entries = 60, .max_age_ms = 20});
+    atomic_store(&over, false);
+    for (uint32_t i = 0; i < THREADS; i++) {
+        users[i] = (struct user){.lru = &world.lrus[i + 1], .random = i + 1};
+        assert_int_equal(pthread_create(&threads[i], NULL, use_cache, &users[i]), 0);
+    }
+    struct cm_participant *master = &world.stores.seats[0].participant;
+    double until = stores_seconds() + 1;
+    for (uint64_t i = 0; stores_seconds() < until; i++) {
+        cm_table_grow(master, 2);
+        cm_cleaner_mark(&world.stores.cleaner, (uint32_t)(i * 7 % cm_chunk_reached(&world.stores.segment)));
+        cm_cleaner_run(&world.stores.cleaner);
+        cm_expiry_sweep(&world.stores.sweep, master, stores_clock(), 100);
+        turn(atomic_load(&now_ns) + 100000);
+    }
+    atomic_store(&over, true);
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(users[i].faults, 0);
+        assert_true(users[i].hits > 100);
+    }
+    struct cache_audit audit;
+    assert_null(cache_check(&world.stores.segment, &audit));
+    stores_check_counts(&world.stores.segment, true);
+    close_world();
+}
+
 /* It may have cost the oldest, and nothing else. */
 static void what_is_cancelled_is_not_there(void **state) {
     (void)state;
@@ -748,6 +823,7 @@ int main(void) {
         cmocka_unit_test(a_full_cache_does_not_ring),
         cmocka_unit_test(a_full_cache_appends_nothing),
         cmocka_unit_test(what_is_cancelled_is_not_there),
+        cmocka_unit_test(several_at_once_take_each_others_places),
         cmocka_unit_test(slots_have_pages_before_they_are_used),
         cmocka_unit_test(slots_run_out_and_come_back),
         cmocka_unit_test(failing_allocations_change_nothing),
