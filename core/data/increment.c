@@ -139,7 +139,7 @@ __attribute__((flatten)) bool cm_store_add_at(struct cm_store *store, struct cm_
         cm_section_leave(&section);
         return false;
     }
-    cm_table_store_number(participant, &section, &place, bits_of(*sum), 0);
+    cm_table_change_number(&section, &place, bits_of(*sum));
     spot->word = cm_word(section.sequence, 0);
     return true;
 }

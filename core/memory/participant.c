@@ -68,8 +68,8 @@ static void name_section(struct cm_participant *participant, uint32_t line) {
 
 /* Takes the line from that word, which has no owner. The swap acquires what the last owner released when it
  * cleared its name: all it stored is seen here. */
-static bool take_from(const struct cm_participant *participant, _Atomic uint64_t *at, uint64_t word) {
-    if (!atomic_compare_exchange_strong_explicit(at, &word, word | participant->id, memory_order_acq_rel,
+static bool take_from(_Atomic uint64_t *at, uint64_t word, uint64_t taken) {
+    if (!atomic_compare_exchange_strong_explicit(at, &word, taken, memory_order_acq_rel,
                                                  memory_order_relaxed))
         return false;
     CM_FENCE_AFTER_SWAP();
@@ -79,7 +79,7 @@ static bool take_from(const struct cm_participant *participant, _Atomic uint64_t
 
 static bool take(const struct cm_participant *participant, _Atomic uint64_t *at, uint64_t *word) {
     *word = atomic_load_explicit(at, memory_order_relaxed);
-    return !cm_word_owner(*word) && take_from(participant, at, *word);
+    return !cm_word_owner(*word) && take_from(at, *word, *word | participant->id);
 }
 
 /* One step of waiting for the line. */
@@ -138,9 +138,11 @@ bool cm_section_retake(struct cm_participant *participant, uint32_t line, uint64
     if (!at || atomic_load_explicit(at, memory_order_relaxed) != word)
         return false;
     name_section(participant, line);
-    if (!take_from(participant, at, word))
+    /* The fence behind the swap keeps what follows behind the odd sequence: see cm_section_shut. */
+    uint64_t sequence = cm_word_sequence(word);
+    if (!take_from(at, word, cm_word(sequence + 1, participant->id)))
         return false;
-    *section = (struct cm_section){at, line, cm_word_sequence(word)};
+    *section = (struct cm_section){at, line, sequence};
     return true;
 }
 

@@ -92,7 +92,7 @@ struct cm_section {
 void cm_section_enter(struct cm_participant *participant, uint32_t line, struct cm_section *section);
 /* As above, but gives up after a short spin. */
 bool cm_section_try(struct cm_participant *participant, uint32_t line, struct cm_section *section);
-/* Owns the line if its word is that one, with no owner. False: nothing has been done. */
+/* Owns the line, shut, if its word is that one, with no owner: in one swap. False: nothing has been done. */
 bool cm_section_retake(struct cm_participant *participant, uint32_t line, uint64_t word,
                        struct cm_section *section);
 /* Makes the change that has been stored visible: readers that began before it will look again. */

@@ -284,21 +284,31 @@ void cm_table_vacate(struct cm_participant *participant, struct cm_section *sect
     cm_section_leave(section);
 }
 
+static void put_number(const struct cm_section *section, const struct cm_place *place, uint64_t bits) {
+    CM_FAULT("number-shut");
+    store(&place->record->version, section->sequence + 2);
+    CM_FAULT("number-versioned");
+    store(place->record->payload, bits);
+    CM_FAULT("number-stored");
+}
+
 uint64_t cm_table_store_number(struct cm_participant *participant, struct cm_section *section,
                                const struct cm_place *place, uint64_t bits, uint64_t expires_ms) {
     bool expires_anew = expires_ms != load(&place->record->expires_ms);
     if (expires_anew)
         note_expiry(participant, place->offset, expires_ms);
     cm_section_shut(participant, section);
-    CM_FAULT("number-shut");
-    store(&place->record->version, section->sequence + 2);
-    CM_FAULT("number-versioned");
-    store(place->record->payload, bits);
-    CM_FAULT("number-stored");
+    put_number(section, place, bits);
     if (expires_anew) {
         store(&place->record->expires_ms, expires_ms);
         note_expiry(participant, place->offset, expires_ms);
     }
+    cm_section_finish(section);
+    return section->sequence;
+}
+
+uint64_t cm_table_change_number(struct cm_section *section, const struct cm_place *place, uint64_t bits) {
+    put_number(section, place, bits);
     cm_section_finish(section);
     return section->sequence;
 }

@@ -134,8 +134,8 @@ bool cm_table_find(struct cm_participant *participant, const struct cm_section *
 /* Where an entry goes of which the caller knows that there is none. */
 void cm_table_place_new(struct cm_participant *participant, const struct cm_section *section, uint64_t hash,
                         struct cm_place *place);
-/* Owns the group of a number that stands, which is where it was. False: it does not, or somebody else came
- * first. */
+/* Owns the group of a number that stands, which is where it was, and shuts it: what comes next is
+ * cm_table_change_number, or leaving. False: it does not stand, or somebody else came first. */
 bool cm_table_reenter(struct cm_participant *participant, const struct cm_spot *spot,
                       struct cm_section *section, struct cm_place *place);
 /* Tells the processor that the entry of that hash will be looked at soon: first its group, a while later the
@@ -158,6 +158,8 @@ void cm_table_vacate(struct cm_participant *participant, struct cm_section *sect
 /* Of a number of the same kind. */
 uint64_t cm_table_store_number(struct cm_participant *participant, struct cm_section *section,
                                const struct cm_place *place, uint64_t bits, uint64_t expires_ms);
+/* As above, where the group has been shut already; of a number that never expires. */
+uint64_t cm_table_change_number(struct cm_section *section, const struct cm_place *place, uint64_t bits);
 /* Takes no version, but the sequence moves on: what was kept of the entry knew of no expiry. */
 void cm_table_store_expiry(struct cm_participant *participant, struct cm_section *section,
                            const struct cm_place *place, uint64_t expires_ms);

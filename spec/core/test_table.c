@@ -1811,7 +1811,10 @@ static void a_number_that_stands_is_read_and_entered_without_a_search(void **sta
     assert_int_equal(place.shape.kind, CM_KIND_INTEGER);
     assert_false(cm_table_reenter(&other, &spot, &section, &place));
     assert_false(cm_table_number_at(&segment, &spot, &found));
-    version = cm_table_store_number(&one, &section, &place, 8, 0);
+    cm_section_leave(&section); /* nothing has been changed */
+    assert_true(cm_table_number_at(&segment, &spot, &found));
+    assert_true(cm_table_reenter(&one, &spot, &section, &place));
+    version = cm_table_change_number(&section, &place, 8);
     assert_false(cm_table_reenter(&other, &spot, &section, &place));
     assert_false(cm_table_number_at(&segment, &spot, &found));
 
