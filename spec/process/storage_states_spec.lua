@@ -128,6 +128,7 @@ describe("a storage's state", function()
   it("ends every wait of everybody when it is destroyed", function()
     run(attempt .. [[
       local store = assert(Storage.new("s"))
+      memory.increment("opened")
       local ended, ways = 0, { set = 0, sync = 0, update = 0, delete = 0 }
       local function work(name, ...)
         local results
@@ -148,6 +149,8 @@ describe("a storage's state", function()
       if cluster.worker.slot == 1 then
         tasks[#tasks + 1] = function()
           local other = assert(Storage.new("s"))
+          -- Who opened it later would have another one, which nobody destroys.
+          while memory.get("opened") < 2 do task.sleep(1) end
           while ways.set < 50 or ways.sync < 10 or ways.update < 10 do task.sleep(1) end
           assert(other:destroy() == "OK" and other.closed)
         end
