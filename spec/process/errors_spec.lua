@@ -343,6 +343,7 @@ describe("the end of a process", function()
       workers = 2,
       app = [[
         if cluster.worker.slot == 1 then
+          while not memory.get "seen" do task.sleep(1) end -- who looks for the keys later waits for this one's end
           print("up " .. cluster.worker.pid)
           -- The master is stopped from outside; from then on nothing here may wait for it.
           local function stopped()
@@ -356,6 +357,7 @@ describe("the end of a process", function()
           cluster.exit(0)
         end
         while #cluster.workers() < 2 do task.sleep(1) end
+        memory.set("seen", true)
         while #cluster.workers() == 2 do task.sleep(1) end
         for i = 1, 150 do assert(memory.get("k" .. i), "lost: " .. i) end
         print "all there"
