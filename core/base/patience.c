@@ -2,6 +2,7 @@
 
 enum {
     SHARE = 8,    /* so many short waits pay for one look in vain */
+    LOOKS = 8,    /* in vain, one after the other, that may have been paid for before */
     WOKEN_IN = 3, /* a wait that was slept through is short up to so many times what a look takes */
     DEBT = 100,   /* looks: who was stopped in the midst of one need not make good for all of that */
 };
@@ -19,6 +20,6 @@ void cm_patience_note(struct cm_patience *patience, uint64_t waited_ns, uint64_t
         return;
     }
     patience->saved_ns += most_ns / SHARE;
-    if (patience->saved_ns > most_ns)
-        patience->saved_ns = most_ns;
+    if (patience->saved_ns > most_ns * LOOKS)
+        patience->saved_ns = most_ns * LOOKS;
 }

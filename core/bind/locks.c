@@ -63,7 +63,12 @@ static int native_lock(lua_State *L) {
 
 /* In the order of this process's writes: while one of them is with the master, this is the master's too. */
 static int release(struct cm_vm *vm, struct cm_bytes key, struct cm_lock_id id) {
-    return vm->forwarded ? CM_LOCK_ASK : cm_lock_release(&vm->locker, key, id);
+    if (vm->forwarded)
+        return CM_LOCK_ASK;
+    int err = cm_lock_release(&vm->locker, key, id);
+    if (vm->locker.owes_ring)
+        cm_outbox_post(&vm->session.outbox, &vm->rings);
+    return err;
 }
 
 static struct cm_writer *begin_unlock(struct cm_vm *vm, struct cm_bytes key, struct cm_lock_id id) {

@@ -202,8 +202,10 @@ static int open_state(lua_State *L) {
     return 0;
 }
 
-static void on_before_wait(uv_prepare_t *before_wait) {
-    cm_lock_settle_rings(&CM_LIST_ITEM(before_wait, struct cm_vm, before_wait)->locker);
+static void settle_rings(struct cm_posted *rings) {
+    struct cm_vm *vm = CM_LIST_ITEM(rings, struct cm_vm, rings);
+    if (!vm->detached)
+        cm_lock_settle_rings(&vm->locker);
 }
 
 static int open_loop(struct cm_vm *vm, int fd) {
@@ -218,10 +220,9 @@ static int open_loop(struct cm_vm *vm, int fd) {
     sigaddset(&term, SIGTERM);
     pthread_sigmask(SIG_UNBLOCK, &term, NULL); /* see cm_vm_shield */
     uv_idle_init(&vm->loop, &vm->ready);
-    uv_prepare_init(&vm->loop, &vm->before_wait);
-    uv_unref((uv_handle_t *)&vm->before_wait);
-    uv_prepare_start(&vm->before_wait, on_before_wait);
-    return cm_session_open(&vm->session, &vm->loop, fd, &session_events);
+    vm->rings.send = settle_rings;
+    cm_list_init(&vm->rings.link);
+    return cm_session_open(&vm->session, &vm->loop, fd, &vm->segment, &session_events);
 }
 
 /* A script may fork by other means than this API; the child must not act in its parent's name. */
@@ -229,7 +230,7 @@ static struct cm_vm *forking;
 
 static void on_forked(void) {
     forking->detached = true;
-    forking->session.channel.ended = true;
+    cm_session_detach(&forking->session);
 }
 
 static int open_memory(struct cm_vm *vm) {

@@ -46,7 +46,7 @@ struct cm_vm {
     struct cm_quota quota;
     uv_signal_t term;            /* SIGTERM: stop */
     uv_idle_t ready;             /* runs while tasks are ready */
-    uv_prepare_t before_wait;    /* before the loop waits for events */
+    struct cm_posted rings;      /* of released locks, that the master is owed */
     int hooks[CM_VM_HOOK_COUNT]; /* registry references */
     struct cm_segment segment;
     struct cm_participant participant;

@@ -46,6 +46,7 @@ static void stop(struct cm_channel *channel) {
     channel->interest = 0;
     uv_poll_stop(&channel->poll);
     cm_outbox_withdraw(&channel->posted);
+    cm_outbox_forget(channel->outbox, &channel->source);
 }
 
 static void end(struct cm_channel *channel, int code) {
@@ -157,8 +158,25 @@ static void flush_output(struct cm_channel *channel) {
         channel->events->on_drained(channel);
 }
 
+/* Reads once, and handles that. False: there was nothing to read. */
+static bool take_input(struct cm_channel *channel) {
+    int64_t got = read_some(channel);
+    if (got == 0)
+        return false;
+    cm_outbox_hear(channel->outbox, &channel->source);
+    if (got == CM_E_CLOSED)
+        cm_channel_finish(channel);
+    if (got < 0)
+        end(channel, (int)got);
+    else
+        handle_input(channel);
+    return true;
+}
+
 static void on_poll(uv_poll_t *poll, int status, int events) {
     struct cm_channel *channel = CM_LIST_ITEM(poll, struct cm_channel, poll);
+    if (channel->ended)
+        return; /* a child that a script has forked */
     /* The socket has an error: the peer is gone, with input of ours unread. libuv has stopped the handle. */
     if (status < 0) {
         cm_channel_finish(channel);
@@ -169,16 +187,8 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
         flush_output(channel);
         handle_input(channel);
     }
-    if (events & UV_READABLE && !channel->ended) {
-        cm_outbox_hear(channel->outbox);
-        int64_t got = read_some(channel);
-        if (got == CM_E_CLOSED)
-            cm_channel_finish(channel);
-        if (got < 0)
-            end(channel, (int)got);
-        else
-            handle_input(channel);
-    }
+    if (events & UV_READABLE && !channel->ended)
+        take_input(channel);
     watch(channel);
 }
 
@@ -186,10 +196,21 @@ static void send_posted(struct cm_posted *posted) {
     struct cm_channel *channel = CM_LIST_ITEM(posted, struct cm_channel, posted);
     if (channel->ended)
         return; /* a child that a script has forked */
+    cm_outbox_ask(channel->outbox, &channel->source);
     flush_output(channel);
     /* Input that waited for the output to drain, or came while draining, has no event of its own. */
     handle_input(channel);
     watch(channel);
+}
+
+static bool take(struct cm_source *source) {
+    struct cm_channel *channel = CM_LIST_ITEM(source, struct cm_channel, source);
+    /* Without memory for what may not come, nothing has ended yet. */
+    if (channel->ended || !(channel->interest & UV_READABLE) || cm_buf_reserve(&channel->in, READ_BYTES) ||
+        !take_input(channel))
+        return false;
+    watch(channel);
+    return true;
 }
 
 int cm_channel_open(struct cm_channel *channel, struct cm_outbox *outbox, int fd, size_t max_payload,
@@ -202,6 +223,8 @@ int cm_channel_open(struct cm_channel *channel, struct cm_outbox *outbox, int fd
                                    .mark_bytes = mark_bytes};
     channel->posted.send = send_posted;
     cm_list_init(&channel->posted.link);
+    channel->source.take = take;
+    cm_list_init(&channel->source.link);
     int err = uv_poll_init(outbox->loop, &channel->poll, fd);
     if (err) {
         close(fd);
@@ -210,6 +233,10 @@ int cm_channel_open(struct cm_channel *channel, struct cm_outbox *outbox, int fd
     channel->poll.data = NULL; /* it is not luv's */
     watch(channel);
     return 0;
+}
+
+void cm_channel_know_core(struct cm_channel *channel, const _Atomic uint32_t *core) {
+    channel->source.core = core;
 }
 
 static void on_poll_closed(uv_handle_t *poll) {

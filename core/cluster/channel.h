@@ -34,6 +34,7 @@ struct cm_channel {
     uv_poll_t poll;
     struct cm_outbox *outbox;
     struct cm_posted posted;
+    struct cm_source source;
     const struct cm_channel_events *events;
     void *owner; /* the owner's word; the channel does not look at it */
     int fd;
@@ -52,6 +53,9 @@ struct cm_channel {
  * nothing to close. */
 int cm_channel_open(struct cm_channel *channel, struct cm_outbox *outbox, int fd, size_t max_payload,
                     size_t mark_bytes, const struct cm_channel_events *events, void *owner);
+
+/* Where the peer says on which core it ran last, as in a source. */
+void cm_channel_know_core(struct cm_channel *channel, const _Atomic uint32_t *core);
 
 /* Stops everything; on_closed (or NULL) is called in a later turn, when the struct's memory is the owner's
  * again. Unsent frames are dropped. */

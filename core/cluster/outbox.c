@@ -3,6 +3,11 @@
 #include <poll.h>
 #include <sched.h>
 
+enum {
+    RECENT_MOST = 4, /* to look at each takes a system call */
+    TAKEN_MOST = 16, /* then the loop goes round: a script may have handles for each turn */
+};
+
 /* While an idle handle is active the loop does not wait, whoever posts: also another prepare handle that is
  * called after ours. */
 static void on_awake(uv_idle_t *awake) {
@@ -27,30 +32,78 @@ static void end_wait(struct cm_outbox *outbox) {
     outbox->waits_ns = outbox->heard_ns = outbox->looked_ns = 0;
 }
 
-/* Until the loop has something to do. Others on this core go first: who is waited for may be among them. With
- * poll, which takes no event away: one that libuv has asked to be told of once would be lost to it. */
-static void look(struct cm_outbox *outbox) {
+/* True: something had come, and is handled. */
+static bool take(const struct cm_outbox *outbox) {
+    /* Where several converse it is the turn of who has been silent longest. */
+    for (struct cm_list *link = outbox->recent.prev; link != &outbox->recent; link = link->prev) {
+        struct cm_source *source = CM_LIST_ITEM(link, struct cm_source, link);
+        if (source->take(source))
+            return true; /* with other sources there, perhaps */
+    }
+    return false;
+}
+
+/* Whether the loop has something to do. With poll, which takes no event away: one that libuv has asked to be
+ * told of once would be lost to it. */
+static bool is_called(const struct cm_outbox *outbox) {
     struct pollfd backend = {.fd = uv_backend_fd(outbox->loop), .events = POLLIN};
-    while (outbox->looked_ns < outbox->patience.most_ns && poll(&backend, 1, 0) == 0) {
+    return poll(&backend, 1, 0) != 0;
+}
+
+/* Until something has come (true) or the loop has to go on. What is there already is the loop's to take,
+ * which is fair to all. Then others on this core go first: who is waited for may be among them. */
+static bool look(struct cm_outbox *outbox) {
+    if (is_called(outbox))
+        return false;
+    while (outbox->looked_ns < outbox->patience.most_ns) {
         sched_yield();
         outbox->looked_ns = uv_hrtime() - outbox->waits_ns;
+        if (take(outbox))
+            return true;
+        if (is_called(outbox))
+            return take(outbox);
     }
+    return false;
+}
+
+/* Also says where this is. */
+static bool is_on_core_of_asked(const struct cm_outbox *outbox) {
+    if (!outbox->core)
+        return false;
+    uint32_t core = (uint32_t)sched_getcpu() + 1;
+    if (atomic_load_explicit(outbox->core, memory_order_relaxed) != core)
+        atomic_store_explicit(outbox->core, core, memory_order_relaxed);
+    return outbox->asked && outbox->asked->core && core &&
+           atomic_load_explicit(outbox->asked->core, memory_order_relaxed) == core;
+}
+
+/* Timers are due by the time it is, and what is taken sees that too. */
+static bool would_sleep(const struct cm_outbox *outbox) {
+    uv_update_time(outbox->loop);
+    return uv_backend_timeout(outbox->loop) != 0;
 }
 
 static void on_before_wait(uv_prepare_t *before_wait) {
     struct cm_outbox *outbox = CM_LIST_ITEM(before_wait, struct cm_outbox, before_wait);
-    send_all(outbox);
-    end_wait(outbox);
-    if (!outbox->patience.most_ns || uv_backend_timeout(outbox->loop) == 0)
-        return;
-    outbox->waits_ns = uv_hrtime();
-    if (cm_patience_has(&outbox->patience))
-        look(outbox);
+    for (int taken = 0;; taken++) {
+        send_all(outbox);
+        end_wait(outbox);
+        if (!outbox->patience.most_ns || !would_sleep(outbox))
+            return;
+        if (taken == TAKEN_MOST) {
+            uv_idle_start(&outbox->awake, on_awake);
+            return;
+        }
+        outbox->waits_ns = uv_hrtime();
+        if (is_on_core_of_asked(outbox) || !cm_patience_has(&outbox->patience) || !look(outbox))
+            return;
+    }
 }
 
-void cm_outbox_open(struct cm_outbox *outbox, uv_loop_t *loop, uint64_t look_ns) {
-    *outbox = (struct cm_outbox){.loop = loop, .patience = {.most_ns = look_ns}};
+void cm_outbox_open(struct cm_outbox *outbox, uv_loop_t *loop, uint64_t look_ns, _Atomic uint32_t *core) {
+    *outbox = (struct cm_outbox){.loop = loop, .patience = {.most_ns = look_ns}, .core = core};
     cm_list_init(&outbox->posted);
+    cm_list_init(&outbox->recent);
     uv_prepare_init(loop, &outbox->before_wait);
     uv_idle_init(loop, &outbox->awake);
     /* What waits to be sent keeps no loop alive by itself: who leaves drains. */
@@ -66,6 +119,11 @@ void cm_outbox_close(struct cm_outbox *outbox) {
     uv_close((uv_handle_t *)&outbox->awake, NULL);
 }
 
+void cm_outbox_stop_looking(struct cm_outbox *outbox) {
+    outbox->patience.most_ns = 0;
+    outbox->core = NULL;
+}
+
 void cm_outbox_post(struct cm_outbox *outbox, struct cm_posted *posted) {
     if (!cm_list_empty(&posted->link))
         return;
@@ -77,7 +135,28 @@ void cm_outbox_withdraw(struct cm_posted *posted) {
     cm_list_remove(&posted->link);
 }
 
-void cm_outbox_hear(struct cm_outbox *outbox) {
+static void leave_recent(struct cm_outbox *outbox, struct cm_source *source) {
+    if (cm_list_empty(&source->link))
+        return;
+    cm_list_remove(&source->link);
+    outbox->recents--;
+}
+
+void cm_outbox_hear(struct cm_outbox *outbox, struct cm_source *source) {
     if (outbox->waits_ns && !outbox->heard_ns)
         outbox->heard_ns = uv_hrtime();
+    leave_recent(outbox, source);
+    cm_list_append(outbox->recent.next, &source->link);
+    if (++outbox->recents > RECENT_MOST)
+        leave_recent(outbox, CM_LIST_ITEM(outbox->recent.prev, struct cm_source, link));
+}
+
+void cm_outbox_ask(struct cm_outbox *outbox, const struct cm_source *source) {
+    outbox->asked = source;
+}
+
+void cm_outbox_forget(struct cm_outbox *outbox, struct cm_source *source) {
+    leave_recent(outbox, source);
+    if (outbox->asked == source)
+        outbox->asked = NULL;
 }

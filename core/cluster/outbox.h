@@ -3,10 +3,12 @@
  *
  * What is posted leaves in the order in which it was posted, so who listens for a key is told of a change
  * before who has made it is answered. Between two looks others that are ready to run on this core go first.
- * One for each loop, of its thread. */
+ * What comes from where something came of late is handled on the spot, and answered, without a turn of the
+ * loop in between, unless the loop has anything else to do. One for each loop, of its thread. */
 #ifndef CM_CLUSTER_OUTBOX_H
 #define CM_CLUSTER_OUTBOX_H
 
+#include <stdatomic.h>
 #include <uv.h>
 
 #include "base/list.h"
@@ -18,11 +20,29 @@ struct cm_posted {
     void (*send)(struct cm_posted *posted);
 };
 
+/* Embedded by who hears: where something may come from again soon. */
+struct cm_source {
+    struct cm_list link;
+    /* Takes what has come, and handles it, without waiting. False: nothing has. */
+    bool (*take)(struct cm_source *source);
+    /* The core on which who sends from there ran last, + 1; 0: not known; NULL: nobody says. */
+    const _Atomic uint32_t *core;
+};
+
+enum {
+    /* To look: more than an answer takes by way of a master and a process that look too. */
+    CM_OUTBOX_LOOK_NS = 50000,
+};
+
 struct cm_outbox {
     uv_loop_t *loop;
     uv_prepare_t before_wait;
     uv_idle_t awake; /* while anything is posted */
     struct cm_list posted;
+    struct cm_list recent; /* sources, the one that was heard last in front */
+    unsigned recents;
+    const struct cm_source *asked; /* who something was sent to last; NULL: nobody */
+    _Atomic uint32_t *core;        /* where it says on which core it runs, as in a source; or NULL */
     struct cm_patience patience;
     uint64_t waits_ns;  /* when the wait began that is not over; 0: there is none */
     uint64_t looked_ns; /* in it */
@@ -30,15 +50,24 @@ struct cm_outbox {
 };
 
 /* Works on the loop, which it does not keep alive, until it is closed; by then nothing is posted any more.
- * Looks for at most look_ns; 0: never. */
-void cm_outbox_open(struct cm_outbox *outbox, uv_loop_t *loop, uint64_t look_ns);
+ * Looks for at most look_ns; 0: never. `core` as above. */
+void cm_outbox_open(struct cm_outbox *outbox, uv_loop_t *loop, uint64_t look_ns, _Atomic uint32_t *core);
 void cm_outbox_close(struct cm_outbox *outbox);
+
+/* Neither looks nor says any more where it runs. */
+void cm_outbox_stop_looking(struct cm_outbox *outbox);
 
 /* `send` is called once before the loop waits next, unless the post is withdrawn first. */
 void cm_outbox_post(struct cm_outbox *outbox, struct cm_posted *posted);
 void cm_outbox_withdraw(struct cm_posted *posted);
 
-/* Something has come of the kind that is worth looking for. */
-void cm_outbox_hear(struct cm_outbox *outbox);
+/* Something has come from there, of the kind that is worth looking for. */
+void cm_outbox_hear(struct cm_outbox *outbox, struct cm_source *source);
+/* Something has been sent to who is there. Nobody looks for the answer of one that ran last on the same core:
+ * it could not run meanwhile. A scheduler that is fair gives a core back at once to who has had less of it,
+ * however often that one yields. */
+void cm_outbox_ask(struct cm_outbox *outbox, const struct cm_source *source);
+/* It is of no interest any more. */
+void cm_outbox_forget(struct cm_outbox *outbox, struct cm_source *source);
 
 #endif

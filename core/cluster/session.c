@@ -17,7 +17,6 @@ enum {
     GREET_MAX_BYTES =
         64 << 20, /* of a first frame: it is the master's, but lengths are checked all the same */
     THROTTLE_MS = 60000,
-    LOOK_NS = 50000, /* more than an answer takes by way of a master and a process that look too */
 };
 
 /* Reads exactly that many bytes more. */
@@ -85,17 +84,25 @@ static void on_end(struct cm_channel *channel, int code) {
 
 static const struct cm_channel_events channel_events = {.on_frame = on_frame, .on_end = on_end};
 
-int cm_session_open(struct cm_session *session, uv_loop_t *loop, int fd,
+int cm_session_open(struct cm_session *session, uv_loop_t *loop, int fd, struct cm_segment *segment,
                     const struct cm_session_events *events) {
     session->events = events;
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-    cm_outbox_open(&session->outbox, loop, LOOK_NS);
+    cm_outbox_open(&session->outbox, loop, CM_OUTBOX_LOOK_NS,
+                   &cm_segment_seat(segment, session->init.seat)->core);
     int err =
         cm_channel_open(&session->channel, &session->outbox, fd,
                         cm_reply_most_bytes(session->init.max_value_bytes), 0, &channel_events, session);
-    if (!err)
-        cm_session_hold(session, false);
-    return err;
+    if (err)
+        return err;
+    cm_channel_know_core(&session->channel, &cm_segment_seat(segment, CM_MASTER_SEAT)->core);
+    cm_session_hold(session, false);
+    return 0;
+}
+
+void cm_session_detach(struct cm_session *session) {
+    session->channel.ended = true;
+    cm_outbox_stop_looking(&session->outbox);
 }
 
 void cm_session_hold(struct cm_session *session, bool hold) {

@@ -6,6 +6,7 @@
 #include <uv.h>
 
 #include "cluster/channel.h"
+#include "memory/participant.h"
 #include "wire/control.h"
 #include "wire/message.h"
 
@@ -38,10 +39,14 @@ struct cm_session {
  * session->init. 0, CM_E_TIMEOUT, CM_E_CLOSED, CM_E_BADFRAME, CM_E_NOMEMORY or an errno. */
 int cm_session_greet(struct cm_session *session, int fd);
 
-/* Joins the loop, of a session that has been greeted on this descriptor. Keeps no loop alive until told to
- * (cm_session_hold). 0 or a negative code. */
-int cm_session_open(struct cm_session *session, uv_loop_t *loop, int fd,
+/* Joins the loop, of a session that has been greeted on this descriptor, for the seat named there. Keeps no
+ * loop alive until told to (cm_session_hold). 0 or a negative code. */
+int cm_session_open(struct cm_session *session, uv_loop_t *loop, int fd, struct cm_segment *segment,
                     const struct cm_session_events *events);
+
+/* In a child of the process, which has neither the session nor the segment: nothing is sent or handled any
+ * more. The loop is that of the parent, and left alone. */
+void cm_session_detach(struct cm_session *session);
 
 /* Whether the loop shall stay alive for this session. */
 void cm_session_hold(struct cm_session *session, bool hold);

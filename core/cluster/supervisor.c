@@ -10,9 +10,7 @@
 
 enum {
     LEAST_EXIT_MS = 1000, /* for a process's last frames to be taken, however short --grace is */
-    /* Who asks the master and who answers through it are awake then, perhaps on this very core. */
-    LOOK_NS = 30000,
-    ONLINE_MS = 30000, /* a reload gives up on a new worker that is not online by then */
+    ONLINE_MS = 30000,    /* a reload gives up on a new worker that is not online by then */
 };
 
 static const struct cm_process_events process_events;
@@ -129,7 +127,9 @@ static int spawn(struct cm_supervisor *supervisor, uint32_t slot, const struct c
         init.rows[init.row_count++] =
             (struct cm_worker_row){living->id, living->slot, (uint32_t)living->child.pid, living->online};
     }
-    atomic_store(&cm_segment_seat(segment, init.seat)->beat, 0);
+    struct cm_seat *seat = cm_segment_seat(segment, init.seat);
+    atomic_store(&seat->beat, 0);
+    atomic_store(&seat->core, 0);
     struct cm_inherited inherited = {segment->fd, supervisor->memory->bell};
     int err = cm_process_spawn(&supervisor->outbox, &init, &inherited, options->grace_ms, &process_events,
                                supervisor, process);
@@ -140,6 +140,7 @@ static int spawn(struct cm_supervisor *supervisor, uint32_t slot, const struct c
     }
     cm_seat_assign(segment, init.seat, (int32_t)(*process)->child.pid);
     supervisor->seats[init.seat] = *process;
+    cm_channel_know_core(&(*process)->channel, &seat->core);
     cm_log(CM_LOG_DEBUG, "%s starts %s", cm_process_name(*process), script->args.items[0]);
     if (slot) {
         if (options->wait_ready_ms)
@@ -342,7 +343,8 @@ struct cm_process *cm_supervisor_at_seat(const struct cm_supervisor *supervisor,
 }
 
 int cm_supervisor_start(struct cm_supervisor *supervisor) {
-    cm_outbox_open(&supervisor->outbox, supervisor->loop, LOOK_NS);
+    cm_outbox_open(&supervisor->outbox, supervisor->loop, CM_OUTBOX_LOOK_NS,
+                   &cm_segment_seat(&supervisor->memory->segment, CM_MASTER_SEAT)->core);
     if (supervisor->options->master.args.count == 0) {
         start_workers(supervisor);
         return 0;

@@ -90,7 +90,7 @@ static void wait_for(struct cm_participant *participant, uint32_t line, uint32_t
         return;
     }
     if (waits == SPINS)
-        atomic_store_explicit(&participant->seat->waiting_on, (uint64_t)line + 1, memory_order_relaxed);
+        atomic_store_explicit(&participant->seat->waiting_on, line + 1, memory_order_relaxed);
     if (participant->on_wait)
         participant->on_wait(participant->on_wait_data, owner);
     if (waits < YIELDS)

@@ -137,7 +137,7 @@ static bool has_ended(int32_t pid) {
 /* Whether it holds the cache's lock, and does not only wait for a group that another one has. */
 static bool holds_cache(const struct cm_segment *segment, uint32_t id, uint64_t *word) {
     *word = atomic_load_explicit(&segment->header->cache.lock, memory_order_acquire);
-    uint64_t waiting_on = atomic_load(&cm_segment_seat(segment, id)->waiting_on);
+    uint32_t waiting_on = atomic_load(&cm_segment_seat(segment, id)->waiting_on);
     return cm_word_owner(*word) == id && !(waiting_on && waiting_on <= segment->layout.groups_most &&
                                            cm_word_owner(atomic_load(&segment->groups[waiting_on - 1].word)));
 }

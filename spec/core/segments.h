@@ -87,4 +87,15 @@ static inline bool becomes(const _Atomic uint64_t *word, uint64_t value) {
     return true;
 }
 
+/* As above: for who sits there to wait for that line. */
+static inline bool waits_for_line(const struct cm_seat *seat, uint32_t line) {
+    uint64_t deadline_ms = cm_clock_ms() + DEADLINE_MS;
+    while (atomic_load((_Atomic uint32_t *)&seat->waiting_on) != line + 1) {
+        if (cm_clock_ms() > deadline_ms)
+            return false;
+        sched_yield();
+    }
+    return true;
+}
+
 #endif

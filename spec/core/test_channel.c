@@ -66,7 +66,7 @@ static void start(struct world *world, int type, size_t mark_bytes) {
     assert_int_equal(socketpair(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends), 0);
     assert_int_equal(uv_loop_init(&world->loop), 0);
     world->peer = ends[1];
-    cm_outbox_open(&world->outbox, &world->loop, 0);
+    cm_outbox_open(&world->outbox, &world->loop, 0, NULL);
     assert_int_equal(
         cm_channel_open(&world->channel, &world->outbox, ends[0], MAX_PAYLOAD, mark_bytes, &events, world),
         0);
@@ -265,6 +265,80 @@ static void test_back_pressure(void **state) {
     end(&world);
 }
 
+static void send_frame(struct world *world, uint32_t id) {
+    struct cm_buf bytes = {0};
+    append_frame(&bytes, id, 0);
+    send_bytes(world, cm_buf_view(&bytes));
+    cm_buf_deinit(&bytes);
+}
+
+/* As an outbox does that looks. */
+static bool take(struct world *world) {
+    return world->channel.source.take(&world->channel.source);
+}
+
+static void test_take(void **state) {
+    (void)state;
+    struct world world;
+    start(&world, SOCK_STREAM, MARK_BYTES);
+    assert_false(take(&world));
+    send_frame(&world, 7);
+    assert_true(take(&world));
+    assert_int_equal(world.last_id, 7);
+    assert_false(take(&world));
+    /* A part of one is something, too. */
+    struct cm_buf bytes = {0};
+    append_frame(&bytes, 8, 0);
+    send_bytes(&world, (struct cm_bytes){bytes.data, 5});
+    assert_true(take(&world));
+    assert_int_equal(world.frames, 1);
+    send_bytes(&world, (struct cm_bytes){bytes.data + 5, bytes.len - 5});
+    turn(&world);
+    assert_int_equal(world.last_id, 8);
+    cm_buf_deinit(&bytes);
+    end(&world);
+}
+
+static void test_take_the_end(void **state) {
+    (void)state;
+    struct world world;
+    start(&world, SOCK_STREAM, MARK_BYTES);
+    send_frame(&world, 7);
+    close(world.peer);
+    world.peer = dup(STDIN_FILENO);
+    assert_true(take(&world));
+    assert_true(take(&world));
+    assert_int_equal(world.frames, 1);
+    assert_int_equal(world.ends, 1);
+    assert_int_equal(world.end_code, CM_E_CLOSED);
+    assert_false(take(&world));
+    assert_true(cm_list_empty(&world.outbox.recent));
+    end(&world);
+}
+
+/* No more is asked of a peer that does not read than the loop does. */
+static void test_take_over_the_mark(void **state) {
+    (void)state;
+    struct world world;
+    start(&world, SOCK_STREAM, MARK_BYTES);
+    world.reply_bytes = MAX_PAYLOAD;
+    send_frame(&world, 7);
+    turn(&world);
+    turn(&world);
+    assert_int_equal(world.frames, 1);
+    assert_true(cm_channel_unsent(&world.channel) > MARK_BYTES);
+    send_frame(&world, 8);
+    assert_false(take(&world));
+    assert_int_equal(world.channel.in.len, 0);
+    world.reply_bytes = 0;
+    uint64_t deadline_ms = cm_clock_ms() + DEADLINE_MS;
+    for (size_t got = 0; got < MAX_PAYLOAD + CM_FRAME_HEADER_BYTES && cm_clock_ms() < deadline_ms;
+         turn(&world))
+        got += swallow(&world);
+    assert_int_equal(world.frames, 2);
+    end(&world);
+}
+
 /* Waits for a peer that does not read until the time is up; reads meanwhile, and handles that in a later
  * turn. */
 static void test_drain(void **state) {
@@ -320,6 +394,7 @@ static int without_memory(void *data) {
     world.reply_bytes = 200;
     static const uint8_t request[CM_FRAME_HEADER_BYTES] = {[4] = CM_OP_EXPIRE, [8] = 1};
     send_bytes(&world, (struct cm_bytes){request, sizeof request});
+    world.channel.source.take(&world.channel.source);
     for (int i = 0; i < 3; i++)
         turn(&world);
     int err = world.ends ? world.end_code : 0;
@@ -339,7 +414,8 @@ int main(void) {
         cmocka_unit_test(test_malformed),      cmocka_unit_test(test_one_write_a_turn),
         cmocka_unit_test(test_end_of_file),    cmocka_unit_test(test_back_pressure),
         cmocka_unit_test(test_drain),          cmocka_unit_test(test_finish),
-        cmocka_unit_test(test_without_memory),
+        cmocka_unit_test(test_without_memory), cmocka_unit_test(test_take),
+        cmocka_unit_test(test_take_the_end),   cmocka_unit_test(test_take_over_the_mark),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

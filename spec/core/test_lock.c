@@ -450,7 +450,7 @@ static void a_renewal_is_decided_as_the_buckets_owner(void **state) {
     struct cm_section section;
     cm_lock_enter(&stores.seats[0].participant, BUCKET, &section);
     start_thread(&running, renew_late, &renewing);
-    bool waits = becomes(&lockers[0].participant.seat->waiting_on, (uint64_t)section.line + 1);
+    bool waits = waits_for_line(lockers[0].participant.seat, section.line);
     set_state(grant.id, CM_LOCK_REVOKED | CM_LOCK_ABANDONED);
     cm_section_leave(&section);
     end_thread(&running);
@@ -753,7 +753,7 @@ static void a_fence_is_checked_where_the_write_is_published(void **state) {
         cm_table_enter(&lockers[1].participant, key.hash, &section);
         struct running running;
         start_thread(&running, write_fenced, &fenced);
-        bool waits = becomes(&lockers[0].participant.seat->waiting_on, (uint64_t)section.line + 1);
+        bool waits = waits_for_line(lockers[0].participant.seat, section.line);
         set_state(grant.id, CM_LOCK_REVOKED);
         cm_section_leave(&section);
         end_thread(&running);

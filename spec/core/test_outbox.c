@@ -1,12 +1,22 @@
 /* The end of a loop's turn: what is posted leaves in its order, before the loop waits, whoever posts it; and
  * the loop looks, without sleeping, for what has come soon again and again. */
+#include <sched.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
 #include "cluster/outbox.h"
 #include "spec/core/test.h"
 
-enum { ITEMS = 4, LOOK_NS = 50000000, ENOUGH = 10000, GUARD_MS = 20000 };
+enum {
+    ITEMS = 4,
+    SOURCES = 8,
+    RECENT_MOST = 4,
+    TAKEN_MOST = 16,
+    LOOKS = 8,
+    LOOK_NS = 50000000,
+    ENOUGH = 10000,
+    GUARD_MS = 20000
+};
 
 struct item {
     struct cm_posted posted;
@@ -21,6 +31,7 @@ static struct cm_outbox outbox;
 static struct item items[ITEMS];
 static int sent[2 * ITEMS];
 static int count;
+static _Atomic uint32_t core;
 
 static void on_guard(uv_timer_t *timer) {
     (void)timer;
@@ -35,7 +46,8 @@ static void send_item(struct cm_posted *posted) {
 }
 
 static void start(uint64_t look_ns) {
-    cm_outbox_open(&outbox, &loop, look_ns);
+    core = 0;
+    cm_outbox_open(&outbox, &loop, look_ns, &core);
     uv_timer_init(&loop, &guard);
     uv_timer_start(&guard, on_guard, GUARD_MS, 0);
     overdue = false;
@@ -104,34 +116,68 @@ static void test_posted_by_others_of_its_phase(void **state) {
     end();
 }
 
-static void on_pipe(uv_poll_t *poll, int status, int events) {
-    (void)status;
-    (void)events;
-    char byte;
-    assert_int_equal(read(*(int *)poll->data, &byte, 1), 1);
-    cm_outbox_hear(&outbox);
+struct source {
+    struct cm_source source;
+    int has;   /* what can be taken */
+    int asked; /* how often it was looked at */
+    int taken;
+    void (*on_taken)(struct source *source);
+};
+
+static struct source sources[SOURCES];
+
+static bool take_one(struct cm_source *cm_source) {
+    struct source *source = CM_LIST_ITEM(cm_source, struct source, source);
+    source->asked++;
+    if (source->has == 0)
+        return false;
+    source->has--;
+    source->taken++;
+    cm_outbox_hear(&outbox, cm_source);
+    if (source->on_taken)
+        source->on_taken(source);
+    return true;
 }
 
 static int ends[2];
 static uv_poll_t reader;
 
+static int piped;
+
+static void on_pipe(uv_poll_t *poll, int status, int events) {
+    (void)poll;
+    (void)status;
+    (void)events;
+    char byte;
+    assert_int_equal(read(ends[0], &byte, 1), 1);
+    piped++;
+    cm_outbox_hear(&outbox, &sources[0].source);
+}
+
 static void start_look(void) {
     uv_loop_init(&loop);
     start(LOOK_NS);
+    for (int i = 0; i < SOURCES; i++) {
+        sources[i] = (struct source){.source.take = take_one};
+        cm_list_init(&sources[i].source.link);
+    }
     assert_int_equal(pipe(ends), 0);
     uv_poll_init(&loop, &reader, ends[0]);
-    reader.data = &ends[0];
     uv_poll_start(&reader, UV_READABLE, on_pipe);
 }
 
-static void become_patient(void) {
-    /* What comes soon each time makes it patient. */
+/* What comes soon each time makes it patient, for so many looks. */
+static void become_patient(int looks) {
     int waits = 0;
-    for (; waits < ENOUGH && !cm_patience_has(&outbox.patience); waits++) {
+    for (; waits < ENOUGH && outbox.patience.saved_ns < (int64_t)looks * LOOK_NS; waits++) {
         assert_int_equal(write(ends[1], "", 1), 1);
         uv_run(&loop, UV_RUN_ONCE);
     }
     assert_true(waits > 1 && waits < ENOUGH);
+}
+
+static void turn(void) {
+    uv_run(&loop, UV_RUN_NOWAIT);
 }
 
 static void end_look(void) {
@@ -144,7 +190,7 @@ static void end_look(void) {
 static void test_look(void **state) {
     (void)state;
     start_look();
-    become_patient();
+    become_patient(1);
     /* Nothing comes: it looks as long as it may, and is no longer patient. */
     uv_run(&loop, UV_RUN_NOWAIT);
     assert_true(outbox.looked_ns >= LOOK_NS);
@@ -172,7 +218,7 @@ static void test_look_takes_nothing_away(void **state) {
     (void)state;
     start_look();
     uv_async_init(&loop, &job, on_job);
-    become_patient();
+    become_patient(1);
     struct epoll_event edge = {.events = EPOLLIN | EPOLLET, .data.fd = loop.async_io_watcher.fd};
     assert_int_equal(epoll_ctl(uv_backend_fd(&loop), EPOLL_CTL_MOD, edge.data.fd, &edge), 0);
     uv_timer_start(&guard, on_guard, 1000, 0);
@@ -186,12 +232,242 @@ static void test_look_takes_nothing_away(void **state) {
     end_look();
 }
 
+/* What comes from where something came of late is taken without a turn of the loop, and what that makes it
+ * post has left before the next look. */
+static void answer(struct source *source) {
+    assert_int_equal(count, source->taken - 1);
+    post(0);
+}
+
+static void test_takes_while_it_looks(void **state) {
+    (void)state;
+    start_look();
+    become_patient(1);
+    sources[0].has = 3;
+    sources[0].on_taken = answer;
+    turn();
+    assert_int_equal(sources[0].taken, 3);
+    assert_int_equal(count, 3);
+    end_look();
+}
+
+static void go_on(struct source *source) {
+    source->has = 1;
+}
+
+/* Whoever sends without end does not keep the loop from going round; nor does that sleep meanwhile. */
+static void test_goes_round(void **state) {
+    (void)state;
+    start_look();
+    become_patient(1);
+    sources[0].has = 1;
+    sources[0].on_taken = go_on;
+    turn();
+    assert_int_equal(sources[0].taken, TAKEN_MOST);
+    for (int i = 2; i < 10; i++) {
+        uv_run(&loop, UV_RUN_ONCE);
+        assert_int_equal(sources[0].taken, i * TAKEN_MOST);
+    }
+    sources[0].on_taken = NULL;
+    end_look();
+}
+
+static void call_loop(struct source *source) {
+    source->has = 1;
+    assert_int_equal(write(ends[1], "", 1), 1);
+}
+
+/* What else has come does not wait for more than one. */
+static void test_leaves_what_has_come_to_the_loop(void **state) {
+    (void)state;
+    start_look();
+    become_patient(1);
+    sources[0].has = 1;
+    sources[0].on_taken = call_loop;
+    for (int i = 1; i < 10; i++) {
+        int read_before = piped;
+        uv_run(&loop, UV_RUN_ONCE);
+        assert_int_equal(sources[0].taken, i);
+        assert_int_equal(piped, read_before + 1);
+    }
+    sources[0].on_taken = NULL;
+    end_look();
+}
+
+static void on_due(uv_timer_t *timer) {
+    (void)timer;
+    count++;
+}
+
+static void start_due(struct source *source) {
+    source->has = 1;
+    uint64_t since_ns = uv_hrtime();
+    uv_timer_start(&guard, on_due, 1, 0);
+    while (uv_hrtime() - since_ns < 5000000) {
+    }
+}
+
+static void test_leaves_when_a_timer_is_due(void **state) {
+    (void)state;
+    start_look();
+    become_patient(1);
+    sources[0].has = 1;
+    sources[0].on_taken = start_due;
+    turn();
+    assert_int_equal(sources[0].taken, 1);
+    turn();
+    assert_int_equal(count, 1);
+    end_look();
+}
+
+static uint64_t seen_ms;
+
+static void see_time(struct source *source) {
+    (void)source;
+    seen_ms = uv_now(&loop);
+}
+
+static void compute(struct cm_posted *posted) {
+    (void)posted;
+    uint64_t since_ns = uv_hrtime();
+    while (uv_hrtime() - since_ns < 20000000) {
+    }
+}
+
+/* Who starts a timer when something is taken counts from then, not from the beginning of the turn. */
+static void test_knows_the_time(void **state) {
+    (void)state;
+    start_look();
+    become_patient(1);
+    items[0].posted.send = compute;
+    post(0);
+    sources[0].has = 1;
+    sources[0].on_taken = see_time;
+    uv_update_time(&loop);
+    uint64_t before_ms = uv_now(&loop);
+    turn();
+    assert_int_equal(sources[0].taken, 1);
+    assert_true(seen_ms >= before_ms + 19);
+    end_look();
+}
+
+static void close_it(struct source *source) {
+    source->has = 1;
+    cm_outbox_close(&outbox);
+}
+
+static void test_is_closed_while_it_looks(void **state) {
+    (void)state;
+    start_look();
+    become_patient(1);
+    sources[0].has = 1;
+    sources[0].on_taken = close_it;
+    turn();
+    assert_int_equal(sources[0].taken, 1);
+    uv_close((uv_handle_t *)&reader, NULL);
+    uv_close((uv_handle_t *)&guard, NULL);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    assert_int_equal(uv_loop_close(&loop), 0);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static int first_taken;
+
+static void note_first(struct source *source) {
+    if (!first_taken)
+        first_taken = (int)(source - sources);
+}
+
+static void test_takes_first_from_the_longest_silent(void **state) {
+    (void)state;
+    start_look();
+    become_patient(1);
+    first_taken = 0;
+    for (int i = 1; i <= 3; i++) {
+        sources[i].has = 1;
+        sources[i].on_taken = note_first;
+        cm_outbox_hear(&outbox, &sources[i].source);
+    }
+    cm_outbox_hear(&outbox, &sources[1].source);
+    turn();
+    assert_int_equal(sources[1].taken + sources[2].taken + sources[3].taken, 3);
+    assert_int_equal(first_taken, 2);
+    for (int i = 1; i <= 3; i++)
+        cm_outbox_forget(&outbox, &sources[i].source);
+    end_look();
+}
+
+/* It remembers the last few; each of them is looked at, and one that is forgotten is not. */
+static void test_remembers_a_few_sources(void **state) {
+    (void)state;
+    start_look();
+    become_patient(1);
+    sources[0].asked = 0;
+    for (int i = 0; i < SOURCES; i++)
+        cm_outbox_hear(&outbox, &sources[i].source);
+    cm_outbox_hear(&outbox, &sources[SOURCES - 1].source);
+    cm_outbox_forget(&outbox, &sources[SOURCES - 2].source);
+    cm_outbox_forget(&outbox, &sources[SOURCES - 2].source);
+    turn();
+    for (int i = 0; i < SOURCES; i++) {
+        bool remembered = i >= SOURCES - RECENT_MOST && i != SOURCES - 2;
+        assert_int_equal(sources[i].asked > 0, remembered);
+        cm_outbox_forget(&outbox, &sources[i].source);
+    }
+    assert_true(cm_list_empty(&outbox.recent));
+    end_look();
+}
+
+/* Who was asked, and ran last on this core, is not waited for awake. */
+static void test_leaves_its_core_to_who_was_asked(void **state) {
+    (void)state;
+    cpu_set_t all, one;
+    assert_int_equal(sched_getaffinity(0, sizeof all, &all), 0);
+    int here = sched_getcpu();
+    CPU_ZERO(&one);
+    CPU_SET(here, &one);
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    _Atomic uint32_t theirs;
+    struct source *asked = &sources[1];
+    start_look();
+    become_patient(LOOKS);
+    assert_int_equal(core, here + 1);
+    asked->source.core = &theirs;
+    cm_outbox_ask(&outbox, &asked->source);
+    theirs = (uint32_t)here + 1;
+    turn();
+    assert_int_equal(outbox.looked_ns, 0);
+    for (int i = 0; i < 2; i++) {
+        theirs = i ? (uint32_t)here + 2 : 0;
+        turn();
+        assert_true(outbox.looked_ns >= LOOK_NS);
+    }
+    theirs = (uint32_t)here + 1;
+    turn();
+    assert_int_equal(outbox.looked_ns, 0);
+    cm_outbox_forget(&outbox, &asked->source);
+    turn();
+    assert_true(outbox.looked_ns >= LOOK_NS);
+    end_look();
+    assert_int_equal(sched_setaffinity(0, sizeof all, &all), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_order),
         cmocka_unit_test(test_posted_by_others_of_its_phase),
         cmocka_unit_test(test_look),
         cmocka_unit_test(test_look_takes_nothing_away),
+        cmocka_unit_test(test_takes_while_it_looks),
+        cmocka_unit_test(test_goes_round),
+        cmocka_unit_test(test_leaves_what_has_come_to_the_loop),
+        cmocka_unit_test(test_leaves_when_a_timer_is_due),
+        cmocka_unit_test(test_knows_the_time),
+        cmocka_unit_test(test_is_closed_while_it_looks),
+        cmocka_unit_test(test_takes_first_from_the_longest_silent),
+        cmocka_unit_test(test_remembers_a_few_sources),
+        cmocka_unit_test(test_leaves_its_core_to_who_was_asked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -176,7 +176,7 @@ static void who_waits_shows_what_it_waits_for(void **state) {
     cm_section_enter(&holder, 3, &section);
     struct running running;
     start_thread(&running, visit, &visitor);
-    assert_true(becomes(&visitor.participant.seat->waiting_on, 3 + 1));
+    assert_true(waits_for_line(visitor.participant.seat, 3));
     assert_int_equal(section_of(&visitor.participant), UINT64_C(1) << 32 | 3);
     assert_int_equal(atomic_load(&visitor.inside), 0);
     cm_section_leave(&section);
@@ -330,7 +330,7 @@ static void a_barrier_is_not_held_by_who_only_waits(void **state) {
     cm_section_enter(&holder, 3, &section);
     struct running running;
     start_thread(&running, visit, &visitor);
-    assert_true(becomes(&visitor.participant.seat->waiting_on, 3 + 1));
+    assert_true(waits_for_line(visitor.participant.seat, 3));
     struct cm_barrier barrier;
     assert_int_equal(cm_barrier_begin(&barrier, &segment), 0);
     assert_int_equal(barrier.left, 1);

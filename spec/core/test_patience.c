@@ -2,7 +2,7 @@
 #include "base/patience.h"
 #include "spec/core/test.h"
 
-enum { MOST_NS = 1000, LONG_NS = 10 * MOST_NS, SHARE = 8, ENOUGH = 1000 };
+enum { MOST_NS = 1000, LONG_NS = 10 * MOST_NS, SHARE = 8, LOOKS = 8, ENOUGH = 1000 };
 
 /* Waits of that length until it looks. The number of them, or ENOUGH. */
 static int waits_until_it_looks(struct cm_patience *patience, uint64_t waited_ns) {
@@ -40,6 +40,19 @@ static void test_goes_with_long_waits(void **state) {
     assert_int_equal(waits_until_it_looks(&patience, 0), 100 * SHARE);
 }
 
+/* A conversation outlasts a few waits that are long by chance, and no more. */
+static void test_outlasts_a_few_long_waits(void **state) {
+    (void)state;
+    struct cm_patience patience = {.most_ns = MOST_NS};
+    for (int i = 0; i < ENOUGH; i++)
+        cm_patience_note(&patience, MOST_NS, MOST_NS);
+    int looks = 0;
+    for (; looks < ENOUGH && cm_patience_has(&patience); looks++)
+        cm_patience_note(&patience, UINT64_MAX, MOST_NS);
+    assert_int_equal(looks, LOOKS);
+    assert_int_equal(waits_until_it_looks(&patience, 0), SHARE);
+}
+
 static void test_none(void **state) {
     (void)state;
     struct cm_patience patience = {.most_ns = 0};
@@ -70,9 +83,8 @@ static void test_waste_is_bounded(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_comes_with_short_waits),
-        cmocka_unit_test(test_goes_with_long_waits),
-        cmocka_unit_test(test_none),
+        cmocka_unit_test(test_comes_with_short_waits),    cmocka_unit_test(test_goes_with_long_waits),
+        cmocka_unit_test(test_outlasts_a_few_long_waits), cmocka_unit_test(test_none),
         cmocka_unit_test(test_waste_is_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

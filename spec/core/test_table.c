@@ -762,7 +762,7 @@ static void a_reader_waits_for_a_shut_group_and_not_for_an_owned_one(void **stat
     join(&waiter.participant, &segment);
     struct running running;
     start_thread(&running, get_and_wait, &waiter);
-    assert_true(becomes(&waiter.participant.seat->waiting_on, section.line + 1));
+    assert_true(waits_for_line(waiter.participant.seat, section.line));
     cm_section_publish(&one, &section);
     cm_section_leave(&section);
     end_thread(&running);
