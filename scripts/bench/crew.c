@@ -25,6 +25,19 @@ uint64_t now_ns(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+static int ascending(const void *left, const void *right) {
+    uint64_t a = *(const uint64_t *)left;
+    uint64_t b = *(const uint64_t *)right;
+    return (a > b) - (a < b);
+}
+
+void say_times(uint64_t *times_ns, size_t count) {
+    qsort(times_ns, count, sizeof *times_ns, ascending);
+    size_t middle = count / 2;
+    size_t slow = count * 99 / 100;
+    printf("p50_us=%.2f p99_us=%.2f", (double)times_ns[middle] / 1e3, (double)times_ns[slow] / 1e3);
+}
+
 void *crew_memory(size_t len) {
     void *memory = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)

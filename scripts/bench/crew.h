@@ -19,6 +19,9 @@ void crew_meet(void);
 
 /* Nanoseconds, the same in all processes. */
 uint64_t now_ns(void);
+/* Prints the middle one of these times and the one that 99 of 100 do not exceed, in a part of a line; sorts
+ * them. There is one at least. */
+void say_times(uint64_t *times_ns, size_t count);
 /* One line with the reason, and the end; `reason` NULL: that of errno. */
 _Noreturn void fail(const char *what, const char *reason);
 

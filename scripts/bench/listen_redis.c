@@ -19,12 +19,6 @@ static const char subscribed[] = "*3\r\n$9\r\nsubscribe\r\n$3\r\nkey\r\n:1\r\n";
 static const char message[] =
     "*3\r\n$7\r\nmessage\r\n$3\r\nkey\r\n$20\r\n"; /* 20 digits and a line's end follow */
 
-static int ascending(const void *left, const void *right) {
-    uint64_t a = *(const uint64_t *)left;
-    uint64_t b = *(const uint64_t *)right;
-    return (a > b) - (a < b);
-}
-
 static void listen_to(const char *place, int ready, long changes) {
     size_t start = sizeof message - 1, len = start + 22, have = 0;
     uint64_t *took_ns = calloc((size_t)changes, sizeof *took_ns);
@@ -45,10 +39,8 @@ static void listen_to(const char *place, int ready, long changes) {
         have -= len; /* another one may have come with it */
         memmove(redis_reply, redis_reply + len, have + 1);
     }
-    qsort(took_ns, (size_t)changes, sizeof *took_ns, ascending);
-    long middle = changes / 2;
-    long slow = changes * 99 / 100;
-    printf("p50_us=%.2f p99_us=%.2f\n", (double)took_ns[middle] / 1e3, (double)took_ns[slow] / 1e3);
+    say_times(took_ns, (size_t)changes);
+    printf("\n");
     free(took_ns);
 }
 

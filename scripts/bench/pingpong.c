@@ -10,8 +10,9 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "crew.h"
 
 enum {
     MESSAGE_BYTES = 128,
@@ -20,17 +21,6 @@ enum {
     MOST_ROUNDS = 100000000,
     LOOK_NS = 50000
 };
-
-static void fail(const char *what) {
-    fprintf(stderr, "pingpong: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static uint64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* What has come so far of a message that begins. Looking, as core/base/patience does, spares the wake-up. */
 static size_t look(int fd, char *message) {
@@ -52,7 +42,7 @@ static int receive(int fd, char *message, int looks) {
         if (got == 0)
             return 0;
         if (got < 0 && errno != EINTR)
-            fail("read");
+            fail("read", NULL);
         if (got > 0)
             have += (size_t)got;
     }
@@ -62,13 +52,13 @@ static int receive(int fd, char *message, int looks) {
 /* A message of this size always fits into the socket's buffer, so it leaves in one piece. */
 static void send_message(int fd, const char *message) {
     if (write(fd, message, MESSAGE_BYTES) != MESSAGE_BYTES)
-        fail("write");
+        fail("write", NULL);
 }
 
 static void bounce(int fd, char *message, int looks) {
     send_message(fd, message);
     if (!receive(fd, message, looks))
-        fail("the other process has gone");
+        fail("the other process", "it has gone");
 }
 
 /* Starts a process that answers each message, having asked the one at `behind` if that is none of -1. Gives
@@ -77,10 +67,10 @@ static int start(int behind, int looks) {
     int ends[2];
     char message[MESSAGE_BYTES];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
-        fail("socketpair");
+        fail("socketpair", NULL);
     pid_t child = fork();
     if (child < 0)
-        fail("fork");
+        fail("fork", NULL);
     if (child == 0) {
         close(ends[0]);
         while (receive(ends[1], message, looks)) {
@@ -92,12 +82,6 @@ static int start(int behind, int looks) {
     }
     close(ends[1]);
     return ends[0];
-}
-
-static int ascending(const void *left, const void *right) {
-    uint64_t a = *(const uint64_t *)left;
-    uint64_t b = *(const uint64_t *)right;
-    return (a > b) - (a < b);
 }
 
 int main(int argc, char **argv) {
@@ -112,7 +96,7 @@ int main(int argc, char **argv) {
     char message[MESSAGE_BYTES] = {0};
     uint64_t *took_ns = calloc((size_t)rounds, sizeof *took_ns);
     if (!took_ns)
-        fail("memory");
+        fail("memory", NULL);
     int answers = start(-1, relayed);
     int asked = relayed ? start(answers, relayed) : answers;
 
@@ -130,11 +114,8 @@ int main(int argc, char **argv) {
     while (wait(NULL) > 0) {
     }
 
-    qsort(took_ns, (size_t)rounds, sizeof *took_ns, ascending);
-    long middle = rounds / 2;
-    long slow = rounds * 99 / 100;
-    printf("p50_us=%.2f p99_us=%.2f per_s=%.0f\n", (double)took_ns[middle] / 1e3, (double)took_ns[slow] / 1e3,
-           (double)rounds / seconds);
+    say_times(took_ns, (size_t)rounds);
+    printf(" per_s=%.0f\n", (double)rounds / seconds);
     free(took_ns);
     return 0;
 }
