@@ -196,7 +196,6 @@ static void send_posted(struct cm_posted *posted) {
     struct cm_channel *channel = CM_LIST_ITEM(posted, struct cm_channel, posted);
     if (channel->ended)
         return; /* a child that a script has forked */
-    cm_outbox_ask(channel->outbox, &channel->source);
     flush_output(channel);
     /* Input that waited for the output to drain, or came while draining, has no event of its own. */
     handle_input(channel);
@@ -222,6 +221,7 @@ int cm_channel_open(struct cm_channel *channel, struct cm_outbox *outbox, int fd
                                    .max_payload = max_payload,
                                    .mark_bytes = mark_bytes};
     channel->posted.send = send_posted;
+    channel->posted.to = &channel->source;
     cm_list_init(&channel->posted.link);
     channel->source.take = take;
     cm_list_init(&channel->source.link);

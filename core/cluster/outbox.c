@@ -4,8 +4,9 @@
 #include <sched.h>
 
 enum {
-    RECENT_MOST = 4, /* to look at each takes a system call */
-    TAKEN_MOST = 16, /* then the loop goes round: a script may have handles for each turn */
+    RECENT_MOST = 4,     /* to look at each takes a system call */
+    TAKEN_MOST = 16,     /* then the loop goes round: a script may have handles for each turn */
+    CONCEDED_NS = 50000, /* more than it takes to handle a message and to go to sleep */
 };
 
 /* While an idle handle is active the loop does not wait, whoever posts: also another prepare handle that is
@@ -14,13 +15,66 @@ static void on_awake(uv_idle_t *awake) {
     (void)awake;
 }
 
+/* --- cores --- */
+
+static uint32_t this_core(void) {
+    return (uint32_t)sched_getcpu() + 1;
+}
+
+/* 0: not known. */
+static uint32_t core_of(const struct cm_source *source) {
+    return source && source->core ? atomic_load_explicit(source->core, memory_order_relaxed) : 0;
+}
+
+static void say_core(const struct cm_outbox *outbox, bool sleeps) {
+    if (!outbox->core)
+        return;
+    uint32_t core = this_core() | (sleeps ? CM_CORE_SLEEPS : 0);
+    if (atomic_load_explicit(outbox->core, memory_order_relaxed) != core)
+        atomic_store_explicit(outbox->core, core, memory_order_relaxed);
+}
+
+static bool would_look(const struct cm_outbox *outbox) {
+    return cm_patience_has(&outbox->patience) &&
+           !(outbox->core && (core_of(outbox->asked) & ~CM_CORE_SLEEPS) == this_core());
+}
+
+/* Before one that sleeps is woken: lets those go first that want this core for a moment. They are who was
+ * heard, if our waking has stopped it there in the midst of sending, and whoever was woken just now. Paid for
+ * like looking: where others want the core too it takes long. */
+static void concede(struct cm_outbox *outbox, const struct cm_source *to) {
+    if (!(core_of(to) & CM_CORE_SLEEPS))
+        return;
+    bool concedes =
+        outbox->woke || (outbox->heard != to && core_of(outbox->heard) == (this_core() | CM_CORE_SLEEPS));
+    outbox->woke = true;
+    if (!concedes)
+        return;
+    uint64_t took_ns = 0;
+    if (cm_patience_has(&outbox->courtesy)) {
+        uint64_t since_ns = uv_hrtime();
+        sched_yield();
+        took_ns = uv_hrtime() - since_ns;
+    }
+    cm_patience_note(&outbox->courtesy, took_ns, took_ns);
+}
+
+/* --- the end of a turn --- */
+
 /* Sending may make others post, whose turn comes at once too. */
 static void send_all(struct cm_outbox *outbox) {
+    if (!cm_list_empty(&outbox->posted))
+        say_core(outbox, !would_look(outbox)); /* before it is stopped in the midst of sending */
     while (!cm_list_empty(&outbox->posted)) {
         struct cm_posted *posted = CM_LIST_ITEM(outbox->posted.next, struct cm_posted, link);
         cm_list_remove(&posted->link);
+        concede(outbox, posted->to);
+        if (posted->to)
+            outbox->asked = posted->to;
         posted->send(posted);
     }
+    outbox->heard = NULL;
+    outbox->woke = false;
     uv_idle_stop(&outbox->awake);
 }
 
@@ -66,17 +120,6 @@ static bool look(struct cm_outbox *outbox) {
     return false;
 }
 
-/* Also says where this is. */
-static bool is_on_core_of_asked(const struct cm_outbox *outbox) {
-    if (!outbox->core)
-        return false;
-    uint32_t core = (uint32_t)sched_getcpu() + 1;
-    if (atomic_load_explicit(outbox->core, memory_order_relaxed) != core)
-        atomic_store_explicit(outbox->core, core, memory_order_relaxed);
-    return outbox->asked && outbox->asked->core && core &&
-           atomic_load_explicit(outbox->asked->core, memory_order_relaxed) == core;
-}
-
 /* Timers are due by the time it is, and what is taken sees that too. */
 static bool would_sleep(const struct cm_outbox *outbox) {
     uv_update_time(outbox->loop);
@@ -95,13 +138,20 @@ static void on_before_wait(uv_prepare_t *before_wait) {
             return;
         }
         outbox->waits_ns = uv_hrtime();
-        if (is_on_core_of_asked(outbox) || !cm_patience_has(&outbox->patience) || !look(outbox))
+        bool looks = would_look(outbox);
+        say_core(outbox, !looks);
+        if (!looks)
             return;
+        if (!look(outbox)) {
+            say_core(outbox, true);
+            return;
+        }
     }
 }
 
 void cm_outbox_open(struct cm_outbox *outbox, uv_loop_t *loop, uint64_t look_ns, _Atomic uint32_t *core) {
-    *outbox = (struct cm_outbox){.loop = loop, .patience = {.most_ns = look_ns}, .core = core};
+    *outbox = (struct cm_outbox){
+        .loop = loop, .patience = {.most_ns = look_ns}, .courtesy = {.most_ns = CONCEDED_NS}, .core = core};
     cm_list_init(&outbox->posted);
     cm_list_init(&outbox->recent);
     uv_prepare_init(loop, &outbox->before_wait);
@@ -145,18 +195,17 @@ static void leave_recent(struct cm_outbox *outbox, struct cm_source *source) {
 void cm_outbox_hear(struct cm_outbox *outbox, struct cm_source *source) {
     if (outbox->waits_ns && !outbox->heard_ns)
         outbox->heard_ns = uv_hrtime();
+    outbox->heard = source;
     leave_recent(outbox, source);
     cm_list_append(outbox->recent.next, &source->link);
     if (++outbox->recents > RECENT_MOST)
         leave_recent(outbox, CM_LIST_ITEM(outbox->recent.prev, struct cm_source, link));
 }
 
-void cm_outbox_ask(struct cm_outbox *outbox, const struct cm_source *source) {
-    outbox->asked = source;
-}
-
 void cm_outbox_forget(struct cm_outbox *outbox, struct cm_source *source) {
     leave_recent(outbox, source);
+    if (outbox->heard == source)
+        outbox->heard = NULL;
     if (outbox->asked == source)
         outbox->asked = NULL;
 }

@@ -4,7 +4,15 @@
  * What is posted leaves in the order in which it was posted, so who listens for a key is told of a change
  * before who has made it is answered. Between two looks others that are ready to run on this core go first.
  * What comes from where something came of late is handled on the spot, and answered, without a turn of the
- * loop in between, unless the loop has anything else to do. One for each loop, of its thread. */
+ * loop in between, unless the loop has anything else to do.
+ *
+ * Whose core is whose matters twice. Nobody looks for the answer of one that ran last on the same core, and
+ * could not run meanwhile: a scheduler that is fair gives a core back at once to who has had less of it,
+ * however often that one yields. And before it wakes one that sleeps it lets those go first who want this
+ * core for a moment: the kernel puts who is woken where the waker is if nobody else wants to run there, and
+ * else on a core that sleeps, which takes longer by far to wake up than all the rest.
+ *
+ * One for each loop, of its thread. */
 #ifndef CM_CLUSTER_OUTBOX_H
 #define CM_CLUSTER_OUTBOX_H
 
@@ -14,10 +22,13 @@
 #include "base/list.h"
 #include "base/patience.h"
 
+struct cm_source;
+
 /* Embedded by who posts. */
 struct cm_posted {
     struct cm_list link;
     void (*send)(struct cm_posted *posted);
+    const struct cm_source *to; /* where answers would come from; NULL: nowhere */
 };
 
 /* Embedded by who hears: where something may come from again soon. */
@@ -25,9 +36,12 @@ struct cm_source {
     struct cm_list link;
     /* Takes what has come, and handles it, without waiting. False: nothing has. */
     bool (*take)(struct cm_source *source);
-    /* The core on which who sends from there ran last, + 1; 0: not known; NULL: nobody says. */
+    /* The core on which who sends from there ran last, + 1, and whether that one sleeps or is about to
+     * (CM_CORE_SLEEPS); 0: not known; NULL: nobody says. */
     const _Atomic uint32_t *core;
 };
+
+#define CM_CORE_SLEEPS (UINT32_C(1) << 31)
 
 enum {
     /* To look: more than an answer takes by way of a master and a process that look too. */
@@ -41,8 +55,11 @@ struct cm_outbox {
     struct cm_list posted;
     struct cm_list recent; /* sources, the one that was heard last in front */
     unsigned recents;
+    const struct cm_source *heard; /* the last one in this turn; NULL: nobody */
     const struct cm_source *asked; /* who something was sent to last; NULL: nobody */
-    _Atomic uint32_t *core;        /* where it says on which core it runs, as in a source; or NULL */
+    _Atomic uint32_t *core;        /* where it says of itself what a source says; or NULL */
+    bool woke;                     /* somebody, in this turn */
+    struct cm_patience courtesy;   /* to let others go first */
     struct cm_patience patience;
     uint64_t waits_ns;  /* when the wait began that is not over; 0: there is none */
     uint64_t looked_ns; /* in it */
@@ -63,10 +80,6 @@ void cm_outbox_withdraw(struct cm_posted *posted);
 
 /* Something has come from there, of the kind that is worth looking for. */
 void cm_outbox_hear(struct cm_outbox *outbox, struct cm_source *source);
-/* Something has been sent to who is there. Nobody looks for the answer of one that ran last on the same core:
- * it could not run meanwhile. A scheduler that is fair gives a core back at once to who has had less of it,
- * however often that one yields. */
-void cm_outbox_ask(struct cm_outbox *outbox, const struct cm_source *source);
 /* It is of no interest any more. */
 void cm_outbox_forget(struct cm_outbox *outbox, struct cm_source *source);
 

@@ -61,8 +61,8 @@ enum { CM_COUNTS_LINKING = 1, CM_COUNTS_UNLINKING };
 struct cm_seat {
     _Alignas(CM_CACHE_LINE) _Atomic uint64_t section; /* {count 32, line 32} */
     _Atomic uint32_t waiting_on;                      /* the line it waits for, + 1; 0: none */
-    _Atomic uint32_t core; /* that its loop ran on last, + 1; 0: not said; a hint for core/cluster/outbox */
-    _Atomic uint64_t retiring;      /* the record whose bytes are leaving their chunk's count */
+    _Atomic uint32_t core;     /* that its loop ran on last, and whether it sleeps: core/cluster/outbox */
+    _Atomic uint64_t retiring; /* the record whose bytes are leaving their chunk's count */
     _Atomic uint64_t retiring_rest; /* the fragments to follow; or the record being linked in a new place */
     _Atomic int64_t entries;        /* linked by it, less those it unlinked: CM_COUNTS_... */
     _Atomic int32_t pid;            /* 0: the seat is free */

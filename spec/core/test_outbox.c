@@ -33,6 +33,17 @@ static int sent[2 * ITEMS];
 static int count;
 static _Atomic uint32_t core;
 
+static int yields;
+static uint64_t yield_ns; /* what each of them takes */
+
+/* Instead of the library's. */
+int sched_yield(void) {
+    yields++;
+    for (uint64_t since_ns = uv_hrtime(); uv_hrtime() - since_ns < yield_ns;) {
+    }
+    return 0;
+}
+
 static void on_guard(uv_timer_t *timer) {
     (void)timer;
     overdue = true;
@@ -419,38 +430,164 @@ static void test_remembers_a_few_sources(void **state) {
     end_look();
 }
 
+/* --- cores --- */
+
+static cpu_set_t all_cores;
+static uint32_t here;
+
+static void stay_here(void) {
+    cpu_set_t one;
+    assert_int_equal(sched_getaffinity(0, sizeof all_cores, &all_cores), 0);
+    int cpu = sched_getcpu();
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    here = (uint32_t)cpu + 1;
+}
+
+static void leave_here(void) {
+    assert_int_equal(sched_setaffinity(0, sizeof all_cores, &all_cores), 0);
+}
+
+static void post_to(int number, const struct source *to) {
+    items[number].posted.to = &to->source;
+    post(number);
+}
+
+static bool looks(void) {
+    turn();
+    return outbox.looked_ns > 0;
+}
+
 /* Who was asked, and ran last on this core, is not waited for awake. */
 static void test_leaves_its_core_to_who_was_asked(void **state) {
     (void)state;
-    cpu_set_t all, one;
-    assert_int_equal(sched_getaffinity(0, sizeof all, &all), 0);
-    int here = sched_getcpu();
-    CPU_ZERO(&one);
-    CPU_SET(here, &one);
-    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
-    _Atomic uint32_t theirs;
-    struct source *asked = &sources[1];
+    _Atomic uint32_t theirs = 0;
+    stay_here();
     start_look();
     become_patient(LOOKS);
-    assert_int_equal(core, here + 1);
-    asked->source.core = &theirs;
-    cm_outbox_ask(&outbox, &asked->source);
-    theirs = (uint32_t)here + 1;
-    turn();
-    assert_int_equal(outbox.looked_ns, 0);
-    for (int i = 0; i < 2; i++) {
-        theirs = i ? (uint32_t)here + 2 : 0;
-        turn();
-        assert_true(outbox.looked_ns >= LOOK_NS);
-    }
-    theirs = (uint32_t)here + 1;
-    turn();
-    assert_int_equal(outbox.looked_ns, 0);
-    cm_outbox_forget(&outbox, &asked->source);
-    turn();
-    assert_true(outbox.looked_ns >= LOOK_NS);
+    assert_int_equal(core & ~CM_CORE_SLEEPS, here);
+    sources[1].source.core = &theirs;
+    post_to(0, &sources[1]);
+    theirs = here | CM_CORE_SLEEPS;
+    assert_false(looks());
+    theirs = 0;
+    assert_true(looks());
+    theirs = here + 1;
+    assert_true(looks());
+    theirs = here;
+    assert_false(looks());
+    /* Nor is who has not been asked of any interest. */
+    cm_outbox_forget(&outbox, &sources[1].source);
+    assert_true(looks());
     end_look();
-    assert_int_equal(sched_setaffinity(0, sizeof all, &all), 0);
+    leave_here();
+}
+
+static void see_core(struct cm_posted *posted) {
+    (void)posted;
+    sent[count++] = (int)(core & CM_CORE_SLEEPS ? -(core & ~CM_CORE_SLEEPS) : core);
+}
+
+/* It says where it is, and before it sends, whether it is about to sleep. */
+static void test_says_where_it_is(void **state) {
+    (void)state;
+    stay_here();
+    start_look();
+    items[0].posted.send = see_core;
+    turn();
+    turn();
+    assert_int_equal(core, here | CM_CORE_SLEEPS);
+    post(0);
+    turn();
+    become_patient(2);
+    post(0);
+    turn();
+    /* It has looked in vain. */
+    assert_int_equal(core, here | CM_CORE_SLEEPS);
+    const int expected[] = {-(int)here, (int)here};
+    assert_int_equal(count, 2);
+    assert_memory_equal(sent, expected, sizeof expected);
+    cm_outbox_stop_looking(&outbox);
+    core = 0;
+    post(0);
+    turn();
+    assert_int_equal(core, 0);
+    end_look();
+    leave_here();
+}
+
+enum { EARNING = 8 };
+
+/* Heard `heard`, it sends to the others that are named, in a turn. How often it has conceded. */
+static int concessions(const struct source *heard, const struct source *first, const struct source *second) {
+    int before = yields;
+    count = 0;
+    if (heard)
+        outbox.heard = &heard->source;
+    post_to(0, first);
+    if (second)
+        post_to(1, second);
+    turn();
+    return yields - before;
+}
+
+static void test_concedes(void **state) {
+    (void)state;
+    _Atomic uint32_t cores[3];
+    struct source *heard = &sources[0], *first = &sources[1], *second = &sources[2];
+    stay_here();
+    start_look();
+    outbox.patience.most_ns = 0; /* to look yields, too */
+    for (int i = 0; i < 3; i++) {
+        cores[i] = here | CM_CORE_SLEEPS;
+        sources[i].source.core = &cores[i];
+    }
+    for (int i = 0; i < EARNING; i++)
+        assert_int_equal(concessions(heard, first, NULL), 0);
+    /* To who was heard, stopped in the midst of sending. */
+    assert_int_equal(concessions(heard, first, NULL), 1);
+    assert_int_equal(concessions(NULL, first, NULL), 0);
+    /* To who was woken last. */
+    assert_int_equal(concessions(heard, first, second), 2);
+    assert_int_equal(concessions(NULL, first, second), 1);
+    assert_int_equal(concessions(heard, first, heard), 2);
+    /* Who was heard gets its answer soonest if it does not sleep before. */
+    assert_int_equal(concessions(heard, heard, NULL), 0);
+    /* Not where it would be of no use: elsewhere; awake still; who is woken is not asleep; nobody knows. */
+    cores[0] = (here + 1) | CM_CORE_SLEEPS;
+    assert_int_equal(concessions(heard, first, NULL), 0);
+    cores[0] = here;
+    assert_int_equal(concessions(heard, first, NULL), 0);
+    cores[0] = here | CM_CORE_SLEEPS;
+    cores[1] = here + 1;
+    assert_int_equal(concessions(heard, first, NULL), 0);
+    cores[1] = 0;
+    assert_int_equal(concessions(heard, first, NULL), 0);
+    first->source.core = NULL;
+    assert_int_equal(concessions(heard, first, NULL), 0);
+    end_look();
+    leave_here();
+}
+
+/* Where a concession takes long, for there are others that want the core, it is not made again soon. */
+static void test_concedes_little_where_it_takes_long(void **state) {
+    (void)state;
+    _Atomic uint32_t sleeping;
+    stay_here();
+    start_look();
+    outbox.patience.most_ns = 0;
+    sleeping = here | CM_CORE_SLEEPS;
+    sources[0].source.core = sources[1].source.core = &sleeping;
+    yield_ns = 1000000;
+    int conceded = 0;
+    enum { TURNS = 1000 };
+    for (int i = 0; i < TURNS; i++)
+        conceded += concessions(&sources[0], &sources[1], NULL);
+    assert_in_range(conceded, 2, TURNS / 100);
+    yield_ns = 0;
+    end_look();
+    leave_here();
 }
 
 int main(void) {
@@ -468,6 +605,9 @@ int main(void) {
         cmocka_unit_test(test_takes_first_from_the_longest_silent),
         cmocka_unit_test(test_remembers_a_few_sources),
         cmocka_unit_test(test_leaves_its_core_to_who_was_asked),
+        cmocka_unit_test(test_says_where_it_is),
+        cmocka_unit_test(test_concedes),
+        cmocka_unit_test(test_concedes_little_where_it_takes_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
