@@ -6,6 +6,7 @@
 enum {
     RECENT_MOST = 4,     /* to look at each takes a system call */
     TAKEN_MOST = 16,     /* then the loop goes round: a script may have handles for each turn */
+    CONCEDED_MOST = 2,   /* in a turn: to who was heard, and to who is told first */
     CONCEDED_NS = 50000, /* more than it takes to handle a message and to go to sleep */
 };
 
@@ -17,11 +18,11 @@ static void on_awake(uv_idle_t *awake) {
 
 /* --- cores --- */
 
+/* 0: nobody knows. */
 static uint32_t this_core(void) {
     return (uint32_t)sched_getcpu() + 1;
 }
 
-/* 0: not known. */
 static uint32_t core_of(const struct cm_source *source) {
     return source && source->core ? atomic_load_explicit(source->core, memory_order_relaxed) : 0;
 }
@@ -29,27 +30,33 @@ static uint32_t core_of(const struct cm_source *source) {
 static void say_core(const struct cm_outbox *outbox, bool sleeps) {
     if (!outbox->core)
         return;
-    uint32_t core = this_core() | (sleeps ? CM_CORE_SLEEPS : 0);
+    uint32_t core = this_core();
+    if (core && sleeps)
+        core |= CM_CORE_SLEEPS;
     if (atomic_load_explicit(outbox->core, memory_order_relaxed) != core)
         atomic_store_explicit(outbox->core, core, memory_order_relaxed);
 }
 
 static bool would_look(const struct cm_outbox *outbox) {
-    return cm_patience_has(&outbox->patience) &&
-           !(outbox->core && (core_of(outbox->asked) & ~CM_CORE_SLEEPS) == this_core());
+    if (!cm_patience_has(&outbox->patience))
+        return false;
+    uint32_t core = core_of(outbox->asked) & ~CM_CORE_SLEEPS;
+    return !core || core != this_core();
 }
 
 /* Before one that sleeps is woken: lets those go first that want this core for a moment. They are who was
  * heard, if our waking has stopped it there in the midst of sending, and whoever was woken just now. Paid for
- * like looking: where others want the core too it takes long. */
+ * like looking, because it takes long where others want the core too; and not for each of many, who had
+ * better run on many cores. */
 static void concede(struct cm_outbox *outbox, const struct cm_source *to) {
-    if (!(core_of(to) & CM_CORE_SLEEPS))
+    if (!outbox->core || !(core_of(to) & CM_CORE_SLEEPS))
         return;
-    bool concedes =
+    bool wanted =
         outbox->woke || (outbox->heard != to && core_of(outbox->heard) == (this_core() | CM_CORE_SLEEPS));
     outbox->woke = true;
-    if (!concedes)
+    if (!wanted || outbox->conceded == CONCEDED_MOST)
         return;
+    outbox->conceded++;
     uint64_t took_ns = 0;
     if (cm_patience_has(&outbox->courtesy)) {
         uint64_t since_ns = uv_hrtime();
@@ -75,6 +82,7 @@ static void send_all(struct cm_outbox *outbox) {
     }
     outbox->heard = NULL;
     outbox->woke = false;
+    outbox->conceded = 0;
     uv_idle_stop(&outbox->awake);
 }
 
@@ -196,6 +204,7 @@ void cm_outbox_hear(struct cm_outbox *outbox, struct cm_source *source) {
     if (outbox->waits_ns && !outbox->heard_ns)
         outbox->heard_ns = uv_hrtime();
     outbox->heard = source;
+    say_core(outbox, false);
     leave_recent(outbox, source);
     cm_list_append(outbox->recent.next, &source->link);
     if (++outbox->recents > RECENT_MOST)

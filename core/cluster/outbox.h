@@ -7,10 +7,10 @@
  * loop in between, unless the loop has anything else to do.
  *
  * Whose core is whose matters twice. Nobody looks for the answer of one that ran last on the same core, and
- * could not run meanwhile: a scheduler that is fair gives a core back at once to who has had less of it,
+ * could not run meanwhile: a scheduler that is fair may give a core back at once to who has had less of it,
  * however often that one yields. And before it wakes one that sleeps it lets those go first who want this
- * core for a moment: the kernel puts who is woken where the waker is if nobody else wants to run there, and
- * else on a core that sleeps, which takes longer by far to wake up than all the rest.
+ * core for a moment: Linux puts who is woken by a message where the waker is if nothing else is to run there,
+ * and else on a core that sleeps if there is one, which may take longer to wake up than all the rest.
  *
  * One for each loop, of its thread. */
 #ifndef CM_CLUSTER_OUTBOX_H
@@ -36,8 +36,9 @@ struct cm_source {
     struct cm_list link;
     /* Takes what has come, and handles it, without waiting. False: nothing has. */
     bool (*take)(struct cm_source *source);
-    /* The core on which who sends from there ran last, + 1, and whether that one sleeps or is about to
-     * (CM_CORE_SLEEPS); 0: not known; NULL: nobody says. */
+    /* The core on which who sends from there ran last, + 1, and whether it has gone to sleep or would when
+     * its turn is over (CM_CORE_SLEEPS); 0: not known; NULL: nobody says. A hint: it may have been woken
+     * since. */
     const _Atomic uint32_t *core;
 };
 
@@ -59,6 +60,7 @@ struct cm_outbox {
     const struct cm_source *asked; /* who something was sent to last; NULL: nobody */
     _Atomic uint32_t *core;        /* where it says of itself what a source says; or NULL */
     bool woke;                     /* somebody, in this turn */
+    unsigned conceded;             /* in it */
     struct cm_patience courtesy;   /* to let others go first */
     struct cm_patience patience;
     uint64_t waits_ns;  /* when the wait began that is not over; 0: there is none */

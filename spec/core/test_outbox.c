@@ -2,6 +2,8 @@
  * the loop looks, without sleeping, for what has come soon again and again. */
 #include <sched.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cluster/outbox.h"
@@ -34,14 +36,20 @@ static int count;
 static _Atomic uint32_t core;
 
 static int yields;
-static uint64_t yield_ns; /* what each of them takes */
+static uint64_t yield_ns; /* what each of them takes by the test's own clock */
+static uint64_t clock_ns; /* that clock; 0: it is the real one */
 
-/* Instead of the library's. */
+/* Instead of the libraries'. */
 int sched_yield(void) {
     yields++;
-    for (uint64_t since_ns = uv_hrtime(); uv_hrtime() - since_ns < yield_ns;) {
-    }
+    clock_ns += clock_ns ? yield_ns : 0;
     return 0;
+}
+
+uint64_t uv_hrtime(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return clock_ns ? clock_ns : (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 static void on_guard(uv_timer_t *timer) {
@@ -508,11 +516,8 @@ static void test_says_where_it_is(void **state) {
     const int expected[] = {-(int)here, (int)here};
     assert_int_equal(count, 2);
     assert_memory_equal(sent, expected, sizeof expected);
-    cm_outbox_stop_looking(&outbox);
-    core = 0;
-    post(0);
-    turn();
-    assert_int_equal(core, 0);
+    cm_outbox_hear(&outbox, &sources[0].source);
+    assert_int_equal(core, here);
     end_look();
     leave_here();
 }
@@ -520,11 +525,11 @@ static void test_says_where_it_is(void **state) {
 enum { EARNING = 8 };
 
 /* Heard `heard`, it sends to the others that are named, in a turn. How often it has conceded. */
-static int concessions(const struct source *heard, const struct source *first, const struct source *second) {
+static int concessions(struct source *heard, const struct source *first, const struct source *second) {
     int before = yields;
     count = 0;
     if (heard)
-        outbox.heard = &heard->source;
+        cm_outbox_hear(&outbox, &heard->source);
     post_to(0, first);
     if (second)
         post_to(1, second);
@@ -539,6 +544,7 @@ static void test_concedes(void **state) {
     stay_here();
     start_look();
     outbox.patience.most_ns = 0; /* to look yields, too */
+    clock_ns = 1;
     for (int i = 0; i < 3; i++) {
         cores[i] = here | CM_CORE_SLEEPS;
         sources[i].source.core = &cores[i];
@@ -552,6 +558,17 @@ static void test_concedes(void **state) {
     assert_int_equal(concessions(heard, first, second), 2);
     assert_int_equal(concessions(NULL, first, second), 1);
     assert_int_equal(concessions(heard, first, heard), 2);
+    /* Not one for each of many. */
+    post_to(2, first);
+    post_to(3, second);
+    assert_int_equal(concessions(heard, first, second), 2);
+    /* Nor to who was heard in another turn, or is gone. */
+    cm_outbox_hear(&outbox, &heard->source);
+    turn();
+    assert_int_equal(concessions(NULL, first, NULL), 0);
+    cm_outbox_hear(&outbox, &heard->source);
+    cm_outbox_forget(&outbox, &heard->source);
+    assert_int_equal(concessions(NULL, first, NULL), 0);
     /* Who was heard gets its answer soonest if it does not sleep before. */
     assert_int_equal(concessions(heard, heard, NULL), 0);
     /* Not where it would be of no use: elsewhere; awake still; who is woken is not asleep; nobody knows. */
@@ -566,8 +583,24 @@ static void test_concedes(void **state) {
     assert_int_equal(concessions(heard, first, NULL), 0);
     first->source.core = NULL;
     assert_int_equal(concessions(heard, first, NULL), 0);
+    clock_ns = 0;
     end_look();
     leave_here();
+}
+
+/* In a child of the process there is neither its own word nor that of others. */
+static void test_touches_nothing_when_it_has_stopped(void **state) {
+    (void)state;
+    void *page = mmap(NULL, 1, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(page, MAP_FAILED);
+    start_look();
+    become_patient(1);
+    sources[0].source.core = sources[1].source.core = outbox.core = page;
+    cm_outbox_stop_looking(&outbox);
+    assert_int_equal(concessions(&sources[0], &sources[1], &sources[0]), 0);
+    assert_int_equal(count, 2);
+    end_look();
+    munmap(page, 1);
 }
 
 /* Where a concession takes long, for there are others that want the core, it is not made again soon. */
@@ -579,13 +612,14 @@ static void test_concedes_little_where_it_takes_long(void **state) {
     outbox.patience.most_ns = 0;
     sleeping = here | CM_CORE_SLEEPS;
     sources[0].source.core = sources[1].source.core = &sleeping;
+    clock_ns = 1;
     yield_ns = 1000000;
     int conceded = 0;
     enum { TURNS = 1000 };
     for (int i = 0; i < TURNS; i++)
         conceded += concessions(&sources[0], &sources[1], NULL);
     assert_in_range(conceded, 2, TURNS / 100);
-    yield_ns = 0;
+    yield_ns = clock_ns = 0;
     end_look();
     leave_here();
 }
@@ -607,6 +641,7 @@ int main(void) {
         cmocka_unit_test(test_leaves_its_core_to_who_was_asked),
         cmocka_unit_test(test_says_where_it_is),
         cmocka_unit_test(test_concedes),
+        cmocka_unit_test(test_touches_nothing_when_it_has_stopped),
         cmocka_unit_test(test_concedes_little_where_it_takes_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

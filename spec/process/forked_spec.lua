@@ -19,26 +19,31 @@ describe("a child that a script has forked", function()
         local listening = memory.listen("key", function() heard = heard + 1 end)
         -- A conversation: the parent is awake, and looks for what comes.
         for i = 1, 500 do memory.set("key", i) end
-        local child = forks.fork()
-        if child == 0 then
-          local function isClosed(ok, message, code) return not ok and #message > 0 and code == "closed" end
-          local ok = pcall(function()
-            for _ = 1, 20 do task.sleep(1) end
-            assert(isClosed(memory.set("other", 1)) and isClosed(memory.get("key")))
-            assert(isClosed(memory.tryLock("lock")))
-            task.sleep(1)
-          end)
-          forks.exit(ok and 7 or 1)
+        local function isClosed(ok, message, code) return not ok and #message > 0 and code == "closed" end
+        local function live()
+          for _ = 1, 20 do task.sleep(1) end
+          assert(isClosed(memory.set("other", 1)) and isClosed(memory.get("key")))
+          assert(isClosed(memory.tryLock("lock")))
+          task.sleep(1)
         end
+        -- What the first task asks for leaves when the turn is over, in which the second one forks.
+        local child
+        task.spawn(function() memory.set("key", 501) end)
+        task.spawn(function()
+          child = forks.fork()
+          if child == 0 then forks.exit(pcall(live) and 7 or 1) end
+        end)
+        while not child do task.sleep(1) end
+        if child == 0 then task.sleep(60000) end
         for i = 1, 500 do memory.set("key", -i) end
         print(forks.wait(child))
         local deadline = uv.now() + 10000
-        while heard < 1000 and uv.now() < deadline do task.sleep(1) end
+        while heard < 1001 and uv.now() < deadline do task.sleep(1) end
         memory.unlisten(listening)
         print(memory.get("key"), memory.get("other"), heard)
       ]],
     }
-    assert.equal("7\n-500\tnil\t1000\n", c.out)
+    assert.equal("7\n-500\tnil\t1001\n", c.out)
     assert.equal("", c.err)
   end)
 
