@@ -2,10 +2,10 @@
  * to wake a core that sleeps takes longer than most answers do, and on a virtual machine much longer.
  *
  * Looking is paid for out of savings. A wait that was short earns a part of what a look takes at most, one in
- * which looking was in vain pays for it; so who rarely waits, or long, never looks, and at most that part of
- * each short wait is wasted, whatever the pattern. What is saved is bounded, but enough for a few looks: in a
- * conversation of several, one that goes to sleep makes the others wait long, and go to sleep in their turn.
- * Knows no clock and no system call. */
+ * which looking was in vain pays for it, unless that took very long; so who rarely waits, or long, never
+ * looks, and at most that part of each short wait is wasted, whatever the pattern. What is saved is bounded,
+ * but enough for a few looks: in a conversation of several, one that goes to sleep makes the others wait
+ * long, and go to sleep in their turn. Knows no clock and no system call. */
 #ifndef CM_BASE_PATIENCE_H
 #define CM_BASE_PATIENCE_H
 

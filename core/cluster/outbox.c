@@ -146,14 +146,13 @@ static void on_before_wait(uv_prepare_t *before_wait) {
             return;
         }
         outbox->waits_ns = uv_hrtime();
-        bool looks = would_look(outbox);
-        say_core(outbox, !looks);
-        if (!looks)
-            return;
-        if (!look(outbox)) {
-            say_core(outbox, true);
-            return;
+        if (would_look(outbox)) {
+            say_core(outbox, false);
+            if (look(outbox))
+                continue;
         }
+        say_core(outbox, true);
+        return;
     }
 }
 
